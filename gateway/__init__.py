@@ -1,0 +1,1 @@
+"""Meterbox: the observability gateway for LLM agents."""

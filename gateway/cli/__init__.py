@@ -1,0 +1,1 @@
+"""The verbs of the command line, one or one family a file."""

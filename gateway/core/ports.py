@@ -1,0 +1,259 @@
+"""The sockets: what the walk needs from dialects, rules, detectors, stores, projections and the edge.
+
+Invariant: a protocol here has a conformance suite in tests/contracts/ that every implementation passes unchanged.
+Ids are made by the caller, so that every request to a store may be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from gateway.core.types import (
+    Balance,
+    Call,
+    Charge,
+    Denied,
+    Entry,
+    Exchange,
+    Finding,
+    Inbound,
+    Order,
+    Pending,
+    Provider,
+    Refusal,
+    Reply,
+    Reservation,
+    Run,
+    RunFacts,
+    Settled,
+)
+
+
+class Clock(Protocol):
+    """The only source of time, chance and ids."""
+
+    def now(self) -> float:
+        """Epoch seconds (wall clock)."""
+        ...
+
+    def mono(self) -> float:
+        """Seconds that never step back; for durations."""
+        ...
+
+    def new_id(self, prefix: str) -> str:
+        """A fresh id, unique without coordination, sortable by time."""
+        ...
+
+
+class Reader(Protocol):
+    """Reads a streamed answer while it passes; any chunking gives the same bytes and the same Reply."""
+
+    ended: bool  # the terminal event was seen; its bytes (and all after it) wait in rest()
+    output_bytes: int  # UTF-8 bytes of visible output so far: text, thoughts, tool arguments
+    input_told: int | None  # exact total input tokens, as soon as the stream states them
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Takes bytes as they came; gives back those that may go to the client now, always whole events.
+
+        Held back are an unfinished event (up to 64 KiB; beyond that it flows), a usage chunk that only we asked for
+        (dropped), and everything from the terminal event on (see `rest`).
+        """
+        ...
+
+    def take(self) -> str:
+        """Visible output that came since the last `take`, for the tokenizer."""
+        ...
+
+    def rest(self) -> bytes:
+        """What was held back, in its own bytes; empty afterwards. After `ended` or at the end of the body."""
+        ...
+
+    def cut(self, refusal: Refusal) -> bytes:
+        """The dialect's own in-band error event: what is sent instead of the rest. Never a polite end."""
+        ...
+
+    def reply(self) -> Reply:
+        """What the answer said so far; pure, may be asked at any time."""
+        ...
+
+
+class Dialect(Protocol):
+    """One wire format."""
+
+    name: str
+
+    def matches(self, method: str, path: str) -> bool:
+        """Is this decoded path one of this format's, billable or not? Only its end counts."""
+        ...
+
+    def decode(self, inbound: Inbound, provider: Provider) -> Call:
+        """Understands a request as far as we act on it. Raises Undecodable (400, or another status it names)."""
+        ...
+
+    def rewrite(self, call: Call, body: bytes, max_output: int | None, ask_usage: bool, caps: int | None) -> bytes:
+        """The body with its output limit set (all names that are given; thinking budget lowered to fit), the usage
+        chunk asked for, and hosted tools capped. Key order and all other values stay. Same object if nothing changes.
+        """
+        ...
+
+    def reader(self, call: Call, hide_usage: bool) -> Reader:
+        """A reader for a streamed (SSE) answer."""
+        ...
+
+    def whole(self, call: Call, status: int, body: bytes) -> Reply:
+        """Reads an answer that is not streamed. Never raises: garbage gives a Reply with ended False."""
+        ...
+
+    def refuse(self, refusal: Refusal) -> bytes:
+        """The error body in this format's own shape."""
+        ...
+
+    def own_error(self, body: bytes) -> bool:
+        """Is this the provider's own JSON error, as opposed to some proxy's page?"""
+        ...
+
+
+class Rule(Protocol):
+    """May this call go? Pure; one rule a file."""
+
+    def check(self, call: Call, run: Run, now: float) -> Refusal | Pending | list[Charge]: ...
+
+    def note(self, exchange: Exchange) -> None:
+        """Learns from what came of it (breakers, local rates)."""
+        ...
+
+
+class Detector(Protocol):
+    """Was that odd? Pure; fails open."""
+
+    def look(self, past: Sequence[Exchange], latest: Exchange) -> Iterable[Finding]: ...
+
+
+class Store(Protocol):
+    """Remembers atomically. Every method may raise StoreFailed; then nothing of it happened."""
+
+    async def run(self, key: str) -> Run | None: ...
+
+    async def reserve(self, order: Order) -> Reservation | Denied:
+        """All charges in one step or none. With wait_s: waits in line while only holds of others are in the way."""
+        ...
+
+    def forget(self, order_id: str) -> None:
+        """The caller left: a waiting order is taken out of the line and ends as Denied(reason="gone")."""
+        ...
+
+    async def adjust(self, order_id: str, unit: str, hold: int) -> bool:
+        """Sets the hold of one unit: down always, up only if it fits on every account. False: did not fit, or ended."""
+        ...
+
+    async def settle(
+        self, order_id: str | None, actual: dict[str, int] | None, exchange: Exchange, findings: Sequence[Finding] = ()
+    ) -> Settled:
+        """Ends a reservation and writes its Exchange in one transaction.
+
+        exchange.cost_source tells how it ended: `refused` voids, `presumed` charges the hold, everything else settles
+        at `actual` (unit -> amount). order_id None: nothing was held (refused by us, free calls). Repeats are no-ops.
+        """
+        ...
+
+    async def true_up(self, response_id: str, tenant: str, exchange: Exchange) -> Settled | None:
+        """A late fact: the stored response of a presumed call told its usage. None where no such call waits."""
+        ...
+
+    async def correct(self, order_id: str, delta_nusd: int, reason: str, actor: str, correction_id: str) -> Settled: ...
+
+    async def expire(self, now: float) -> int:
+        """Presumes what outlived its lease or deadline; ends idle runs. Returns how many it touched."""
+        ...
+
+    async def close_account(self, gate: str, reason: str) -> None:
+        """Kills: every later reserve that names this gate is Denied(reason="closed")."""
+        ...
+
+    async def open_account(self, gate: str) -> None: ...
+
+    async def set_limit(self, account: str, limit: int) -> Balance: ...
+
+    async def make_run(self, facts: RunFacts, at: float) -> Run: ...
+
+    async def end_run(self, key: str, state: str, outcome: str | None, reason: str | None, at: float) -> Run | None:
+        """state ended | killed | active (resume) | paused."""
+        ...
+
+    async def note(self, kind: str, run: str, data: dict[str, Any], at: float) -> None:
+        """A journal entry that moves no money (transition, feedback)."""
+        ...
+
+    def failed(self) -> str | None:
+        """Why admission is closed; None while the store works."""
+        ...
+
+
+class Stream(Protocol):
+    """An upstream answer. `close` may be called from anywhere, at any time, more than once."""
+
+    status: int
+    headers: Sequence[tuple[str, str]]  # names in lower case; content-encoding already taken off and decoded
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Body as read, decompressed. Raises UpstreamFailed on reset, stall (gap_s) or total_s."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Upstream(Protocol):
+    """Sends one attempt. Raises UpstreamFailed(sent=False) only if no byte of the request can have left."""
+
+    async def send(
+        self, provider: Provider, inbound: Inbound, body: bytes, on_open: Callable[[Callable[[], None]], None]
+    ) -> Stream:
+        """`on_open` is called at once with a function that aborts this attempt (also before the head came)."""
+        ...
+
+
+class Outlet(Protocol):
+    """The way back to the client, and whether anybody is there."""
+
+    gone: bool
+
+    async def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        """Begins a streamed answer."""
+        ...
+
+    async def write(self, chunk: bytes) -> None:
+        """Waits while the client is slow (back-pressure); no-op once it is gone."""
+        ...
+
+    async def end(self) -> None: ...
+
+    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        """A complete answer in one go."""
+        ...
+
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        """Called once when the client leaves; at once if it has left already."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Counts tokens off the proxy's process."""
+
+    def ready(self, encoding: str) -> bool: ...
+
+    def warm(self, encoding: str) -> None:
+        """Begins to load, in the helper process; returns at once."""
+        ...
+
+    async def count(self, encoding: str, text: str) -> int | None:
+        """Tokens of the text; None while it isn't loaded, or the helper is gone or late."""
+        ...
+
+
+class Projection(Protocol):
+    """Reads the journal and tells others."""
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """A batch in order; returns when its cursor may move."""
+        ...

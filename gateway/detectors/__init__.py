@@ -1,0 +1,1 @@
+"""Was that odd? One detector a file. Pure; fails open."""

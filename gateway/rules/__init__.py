@@ -1,0 +1,1 @@
+"""May this call go? One rule a file. Pure."""

@@ -1,0 +1,1 @@
+"""Remember, atomically: one backend a file, one conformance suite for all."""
