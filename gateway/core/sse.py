@@ -44,7 +44,8 @@ class Splitter:
             if chunk.endswith(b"\n\n") and b"\r" not in chunk:
                 if chunk.find(b"\n\n") == len(chunk) - 2:
                     return [chunk]
-                return [piece + b"\n\n" for piece in chunk.split(b"\n\n")[:-1]]
+                *events, stray = chunk.split(b"\n\n")
+                return [event + b"\n\n" for event in events] + [stray] * bool(stray)
             if not chunk:
                 return []
         self._held += chunk
