@@ -1,0 +1,304 @@
+"""Settings: what the operator wrote, checked whole before anything starts. Flags > `METERBOX_*` > file > defaults.
+
+Invariant: every error names its place (file and line, variable or flag), the key, and what to do; a value is never
+quoted, it may be a secret. What never enters: sockets, the ledger, a default credential.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any, get_args
+from urllib.parse import urlsplit
+
+import msgspec
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
+
+from gateway.config_tables import (
+    BudgetTable,
+    Capture,
+    Prices,
+    ProviderTable,
+    Runs,
+    Server,
+    Stores,
+    Table,
+    VirtualKey,
+    is_local,
+    is_loopback,
+)
+from gateway.config_text import Origins, Path, fill, lay, nearest, read_environment, read_file, spell
+from gateway.core.errors import ConfigError
+from gateway.core.secret import Secret
+from gateway.core.types import NUSD
+
+if TYPE_CHECKING:
+    from gateway.core.types import Provider
+    from gateway.rules.budget import Budget
+
+DEFAULT_FILE = "meterbox.toml"
+DEFAULT_RUN_NUSD = 10 * NUSD  # holds until the file names a budget of scope "run" (design.md section 5)
+_WARN_NUSD = 1_000 * NUSD
+_BUILT_IN = ("openai", "anthropic")
+_RESERVED = frozenset({"api", "run", "key", "v1", "v1beta", "livez", "readyz", "metrics"})
+_SECTION = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+# Settings of the design that this version doesn't enforce: naming one must not look like a typing error.
+_LATER = {
+    ("rates",): "rate limits aren't enforced by this version",
+    ("rules",): "this version has no rule with settings of its own",
+    ("detectors",): "this version has no detectors",
+    ("projections",): "this version sends no telemetry and no alerts",
+    ("stores", "redis"): "this version keeps its ledger in SQLite only",
+    ("keys", "scopes"): "scopes of keys aren't enforced by this version",
+    ("budgets", "calls"): "this version enforces only usd",
+    ("budgets", "tool_calls"): "this version enforces only usd",
+    ("budgets", "tokens"): "this version enforces only usd",
+    ("budgets", "seconds"): "this version enforces only usd",
+    ("budgets", "degrade_to"): "this version enforces only on_exceed = 'stop'",
+    ("budgets", "alert_at"): "this version sends no alerts",
+}
+
+
+class Settings(Table):
+    """The whole configuration, checked. `load` makes one; each table is in config_tables.py."""
+
+    server: Server = Server()
+    keys: list[VirtualKey] = Field(default=[])
+    sections: dict[str, ProviderTable] = Field(default={}, alias="providers")
+    budgets: list[BudgetTable] = Field(default=[])
+    runs: Runs = Runs()
+    prices: Prices = Prices()
+    stores: Stores = Stores()
+    capture: Capture = Capture()
+
+    _file: FilePath | None = PrivateAttr(None)
+    _state_dir: FilePath = PrivateAttr(FilePath())
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Settings:
+        for word, names in (("keys", [key.name for key in self.keys]), ("budgets", [b.name for b in self.budgets])):
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise ValueError(f"[[{word}]]: two are named {twice}: each needs a name of its own")
+        return self
+
+    @property
+    def file(self) -> FilePath | None:
+        """The file that was read, if there was one."""
+        return self._file
+
+    @property
+    def keys_required(self) -> bool:
+        """Must callers show a virtual key? By default everywhere but on loopback (http.md section 1)."""
+        return (self.server.auth or ("none" if is_loopback(self.server.host) else "keys")) == "keys"
+
+    @property
+    def state_dir(self) -> FilePath:
+        """Where ledger and pepper lie unless the file says otherwise."""
+        return self._state_dir
+
+    @property
+    def ledger_path(self) -> FilePath:
+        """The SQLite file. A relative path is taken from the file's own folder."""
+        named = self.stores.sqlite.path
+        return self._beside(named) if named else self._state_dir / "ledger.sqlite3"
+
+    @property
+    def pepper_path(self) -> FilePath:
+        """Where the pepper of the virtual keys' digests lies; made at first start."""
+        named = self.server.pepper_file
+        return self._beside(named) if named else self._state_dir / "pepper"
+
+    def _beside(self, named: str) -> FilePath:
+        path = FilePath(named).expanduser()
+        return path if path.is_absolute() or self._file is None else self._file.parent / path
+
+    def admin_listener(self) -> tuple[str, int] | None:
+        """Host and port of the control plane where it has its own; None: it shares the data plane's port."""
+        server = self.server
+        if is_loopback(server.host) and server.admin_host is None and server.admin_port is None:
+            return None
+        return server.admin_host or "127.0.0.1", 8788 if server.admin_port is None else server.admin_port
+
+    def providers(self) -> dict[str, Provider]:
+        """Sections by name, the file's first and in its order, then the built-in ones it doesn't name.
+
+        The first section that has a dialect is that dialect's default provider (design.md section 5).
+        """
+        names = [*self.sections, *(name for name in _BUILT_IN if name not in self.sections)]
+        return {name: _provider(name, self.sections.get(name) or ProviderTable()) for name in names}
+
+    def secrets(self) -> dict[str, Secret]:
+        """Provider keys by section; a section without one passes the client's own key through."""
+        return {name: table.api_key for name, table in self.sections.items() if table.api_key is not None}
+
+    def run_budgets(self) -> list[Budget]:
+        """Budgets of scope run; the default of $10 where the file names none."""
+        from gateway.rules.budget import Budget
+
+        named = [
+            Budget(name=b.name, limit=b.usd, most=b.usd if b.max_usd is None else b.max_usd, clamp=b.clamp)
+            for b in self.budgets
+        ]
+        return named or [Budget(name="default", limit=DEFAULT_RUN_NUSD, most=DEFAULT_RUN_NUSD)]
+
+    def warnings(self) -> list[str]:
+        """What is allowed but worth a second look, one sentence each; said at the start and by `check`."""
+        said = [
+            f"budget {b.name}: ${b.usd // NUSD:,} for a single run is a lot; is the unit dollars?"
+            for b in self.budgets
+            if b.usd > _WARN_NUSD
+        ]
+        server = self.server
+        if not is_loopback(server.host) and not server.behind_tls:
+            said.append(
+                f"server: {server.host} is reachable from elsewhere without TLS; put a TLS terminator in front and set "
+                "behind_tls = true"
+            )
+        if not is_loopback(server.host) and not self.keys_required:
+            said.append(f"server: auth = 'none' on {server.host}: whoever reaches the port spends your money")
+        if self.keys_required and not self.keys:
+            said.append("server: virtual keys are required, but there are no [[keys]]: every call will get 401")
+        return said
+
+
+def load(
+    file: FilePath | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[Path, Any] | None = None
+) -> Settings:
+    """Reads file (default ./meterbox.toml if present), environment, flags. Raises ConfigError with every fault."""
+    environ = {} if environ is None else environ
+    if file is None and FilePath(DEFAULT_FILE).is_file():
+        file = FilePath(DEFAULT_FILE)
+    origins = Origins(str(file) if file else "settings")
+    tree = read_file(file, origins) if file else {}
+    tree = fill(tree, environ, origins)
+    read_environment(environ, tree, origins, _is_text)
+    for path, value in (flags or {}).items():
+        option = f"--{str(path[-1]).replace('_', '-')}"
+        lay(tree, path, value, option)
+        origins.put(path, option, again=True)
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        # the chain is cut: pydantic's own text quotes the input, which may be a secret
+        raise ConfigError("\n".join(_faults(error, origins))) from None
+    settings._file = file
+    settings._state_dir = _state_dir(environ)
+    for name in settings.sections:
+        _check_section(name, origins)
+    for name in settings.sections:
+        try:
+            _provider(name, settings.sections[name])
+        except ValueError as error:
+            raise ConfigError(f"{origins.place(('providers', name))}: providers.{name}: {error}") from None
+    return settings
+
+
+def _state_dir(environ: Mapping[str, str]) -> FilePath:
+    named = environ.get("XDG_STATE_HOME", "")
+    if FilePath(named).is_absolute():  # the XDG specification: a relative path is to be ignored
+        return FilePath(named) / "meterbox"
+    home = environ.get("HOME", "")
+    return (FilePath(home) if home else FilePath.home()) / ".local" / "state" / "meterbox"
+
+
+# --------------------------------------------------------------------------- providers
+
+
+def _check_section(name: str, origins: Origins) -> None:
+    if name in _RESERVED or not _SECTION.fullmatch(name):
+        raise ConfigError(
+            f"{origins.place(('providers', name))}: providers.{name}: the name stands in front of paths: write small "
+            f"letters, digits, `-`, `_`, and none of {', '.join(sorted(_RESERVED))}"
+        )
+
+
+def _provider(name: str, table: ProviderTable) -> Provider:
+    """One section laid over its preset. Raises ValueError with what is missing."""
+    preset = _preset(name, table)
+    named: dict[str, Any] = {key: value for key, value in table.timeouts.model_dump().items() if value is not None}
+    if table.base_url is not None:
+        named |= {"origin": table.base_url, "local": is_local(urlsplit(table.base_url).hostname or "")}
+    if table.dialects is not None:
+        named["dialects"] = tuple(table.dialects)
+    if table.retries is not None:
+        named["retries"] = table.retries
+    found: Provider = msgspec.structs.replace(preset, name=name, has_key=table.api_key is not None, **named)
+    if not found.origin:
+        raise ValueError(f"preset {found.preset} has no public address: write base_url")
+    return found
+
+
+def _preset(name: str, table: ProviderTable) -> Provider:
+    """What the section builds on: the preset it names, the one of its own name, or nothing at all."""
+    from gateway.core.presets import PRESETS
+    from gateway.core.types import Provider
+
+    known = sorted({dialect for one in PRESETS.values() for dialect in one.dialects})
+    for dialect in table.dialects or ():
+        if dialect not in known:
+            raise ValueError(f"dialects: {dialect} isn't known.{nearest(dialect, known)}")
+    preset = PRESETS.get(table.preset or name)
+    if preset is not None:
+        return preset
+    if table.preset is not None:
+        raise ValueError(f"no preset is called {table.preset}.{nearest(table.preset, PRESETS)}")
+    if table.base_url is None or not table.dialects:
+        raise ValueError(f"no preset has this name, so it needs base_url and dialects.{nearest(name, PRESETS)}")
+    return Provider(name=name, preset="", origin="", dialects=())
+
+
+# --------------------------------------------------------------------------- faults
+
+
+def _faults(error: ValidationError, origins: Origins) -> Iterator[str]:
+    """One line for each fault: place, key, what is wrong, what to do."""
+    for fault in error.errors(include_url=False, include_input=False):
+        path: Path = fault["loc"]
+        yield f"{origins.place(path)}: {spell(path)}: {_reason(fault['type'], path, fault)}".replace(": : ", ": ")
+
+
+def _reason(kind: str, path: Path, fault: Any) -> str:
+    if kind == "extra_forbidden":
+        words = tuple(part for part in path if isinstance(part, str))
+        if words in _LATER:
+            return f"{_LATER[words]}; take it out, so that nobody relies on it"
+        return f"unknown key.{nearest(str(path[-1]), _keys(path[:-1]))}"
+    if kind == "missing":
+        return "is missing"
+    if kind == "value_error":
+        return str(fault["ctx"]["error"])
+    if kind == "string_pattern_mismatch":
+        return "1 to 128 letters, digits, `.`, `_`, `:`, `-`"
+    said = str(fault["msg"]).replace("Input should be", "should be")
+    return "should be a table" if kind in ("model_type", "model_attributes_type") else said
+
+
+def _keys(path: Path) -> list[str]:
+    """The keys that a table may have, by walking the models down the path."""
+    model: Any = Settings
+    for part in path:
+        model = _below(model, part)
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return []
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _below(model: Any, part: str | int) -> Any:
+    """What stands under a key: a field's type, or the item type of a list or dict; None where nothing is known."""
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        for name, field in model.model_fields.items():
+            if (field.alias or name) == part:
+                return field.annotation
+        return None
+    items = get_args(model)
+    return items[-1] if items else None
+
+
+def _is_text(path: Path) -> bool:
+    """Is this key a text, so that a variable's value is taken as it is? Else it is read like a TOML value."""
+    model: Any = Settings
+    for part in path:
+        model = _below(model, part)
+    kinds = {model, *get_args(model)}
+    return bool(kinds & {str, Secret})
