@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Generic, TypeVar
 from unicodedata import is_normalized, normalize
 
 import msgspec
@@ -18,6 +18,8 @@ from xxhash import xxh3_64_intdigest, xxh3_128_intdigest
 
 from gateway.core.body import MAX_DEPTH, check_sound
 from gateway.core.types import Result
+
+T = TypeVar("T")
 
 MAX_PROSE_IDS = 256  # of one message
 VOLATILE = frozenset({"cache_control", "cachePoint"})  # marks of one request: a later one sets them elsewhere
@@ -48,8 +50,8 @@ class Digest(Struct, frozen=True):
     system: bool = False  # stands outside of the conversation
 
 
-class Memo:
-    """Digests of messages by the hash of their raw bytes: a step of a long run decodes only what is new in it.
+class Memo(Generic[T]):
+    """What was read from parts of bodies, by the hash of their raw bytes: each step decodes only what is new.
 
     Bounded: the least recently used goes first. `seed` keeps outsiders from preparing bytes that hash alike.
     """
@@ -57,20 +59,23 @@ class Memo:
     __slots__ = ("_known", "_most", "_seed")
 
     def __init__(self, most: int = 16384, seed: int = 0) -> None:
-        self._known: dict[int, Digest] = {}
+        self._known: dict[int, T] = {}
         self._most = most
         self._seed = seed
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def look(self, raw: bytes, read: Callable[[bytes], Digest]) -> Digest:
-        """The digest of a message; `read` is asked once. Raises Undecodable where the message is unsound."""
+    def look(self, raw: bytes, read: Callable[[bytes], T], depth: int = MAX_DEPTH - 2) -> T:
+        """What `read` makes of a part; it is asked once. Raises Undecodable where the part is unsound.
+
+        `depth` is what the part may nest: a message stands in an array in an object, so two levels are gone.
+        """
         key = xxh3_128_intdigest(raw, self._seed)
         known = self._known
         digest = known.pop(key, None)
         if digest is None:
-            check_sound(raw, MAX_DEPTH - 2)  # it stands in an array in an object
+            check_sound(raw, depth)
             digest = read(raw)
             if len(known) >= self._most:
                 del known[next(iter(known))]
