@@ -1,0 +1,342 @@
+"""What the gateway remembers of conversations, so that a call without any name is known again (design.md section 3, 6).
+
+Invariant: tenants are kept apart; every map is bounded, and the run that was used least lately is forgotten first; a
+call that could belong to several runs belongs to none of them. Only hashes, tool call ids and response ids are kept.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec import Struct
+
+from gateway.core.history import fold
+from gateway.core.types import Call, Exchange, Lineage, Reply
+
+# An SDK repeats a failed call within seconds; the longest Retry-After that openai and anthropic obey is 60 s.
+RETRY_S = 120.0
+_CROWD = 256  # a key that so many runs share tells none of them apart, and must not cost time
+_MOST_IDS = 64  # newest ids of a request that are looked up
+_MOST_FIRSTS = 8  # conversations with different beginnings inside of one run, e.g. a lead and its workers
+_MOST_TWINS = 16  # equal calls that have failed in different runs
+_ID_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+_DIGITS = frozenset("0123456789")
+_WORDS = bytes(i if i in _ID_BYTES else 32 for i in range(256))
+
+
+class Match(Struct, frozen=True):
+    """A run that a call continues, and by which link: chain, ids, prose, trimmed or likeness."""
+
+    run_key: str
+    how: str
+
+
+class _Trail:
+    """What one run has left in the maps of its tenant: needed to take it all out again."""
+
+    __slots__ = ("dress", "house", "latest", "links", "run_key")
+
+    def __init__(self, house: _House, run_key: str) -> None:
+        self.house = house
+        self.run_key = run_key
+        self.links: deque[tuple[_Book, Any]] = deque()
+        self.latest: dict[int, int] = {}  # first message -> latest answer
+        self.dress: tuple[str, int] = ("", 0)  # model and system prompt of its latest call
+
+
+_Pool = dict[_Trail, None]
+_Found = _Trail | _Pool | None
+_Book = dict[Any, _Trail | _Pool]  # one run in nearly all cases: the set is made for the second
+
+
+class _House:
+    """The maps of one tenant."""
+
+    __slots__ = ("chains", "ids", "lasts", "name", "named", "trails")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.chains: _Book = {}  # chain hash after an answer
+        self.ids: _Book = {}  # tool call id that was given out
+        self.lasts: _Book = {}  # (first message, latest answer)
+        self.named: _Book = {}  # response id or conversation id; one run each
+        self.trails = 0
+
+
+class Index:
+    """Bounded memory of conversations. `note` learns from an answer, `find` knows a call again; both are pure."""
+
+    def __init__(
+        self, most_runs: int = 10_000, most_links: int = 200_000, most_per_run: int = 1_024, most_failed: int = 4_096
+    ) -> None:
+        self._most_runs = most_runs
+        self._most_links = most_links
+        self._most_per_run = most_per_run
+        self._most_failed = most_failed
+        self._houses: dict[str, _House] = {}
+        self._trails: OrderedDict[tuple[str, str], _Trail] = OrderedDict()
+        self._failed: OrderedDict[tuple[Any, ...], dict[str, float]] = OrderedDict()
+        self._links = 0
+
+    def __len__(self) -> int:
+        """Runs that are remembered."""
+        return len(self._trails)
+
+    @property
+    def links(self) -> int:
+        """Entries that are remembered, over all runs."""
+        return self._links
+
+    @property
+    def failures(self) -> int:
+        """Calls without an answer whose repeat would be known."""
+        return len(self._failed)
+
+    def find(self, tenant: str, call: Call, body: bytes) -> Match | None:
+        """The run whose conversation this call continues; None: none or several, so a new run.
+
+        Each step is asked only if the one before names no run; where it names several, the next step narrows them.
+        """
+        house = self._houses.get(tenant)
+        if house is None:
+            return None
+        line = call.lineage
+        pool = _by_chain(house, line)
+        how = "chain"
+        if not isinstance(pool, _Trail):
+            pool, how = _by_rest(house, line, body, pool)
+            if isinstance(pool, dict):
+                pool, how = _alike(pool, (call.model, line.system)), "likeness"
+        if not isinstance(pool, _Trail):
+            return None
+        self._trails.move_to_end((tenant, pool.run_key))
+        return Match(pool.run_key, how)
+
+    def note(self, tenant: str, run_key: str, call: Call, reply: Reply, at: float) -> None:
+        """Learns from an answer, before its last byte leaves; where it said nothing, waits for a repeat (`retried`)."""
+        if reply.response_id:
+            self.own(tenant, reply.response_id, run_key)
+        ids = [tool.id for tool in reply.tool_calls]
+        if reply.links or ids:
+            self._learn((tenant, run_key), call.lineage, call.model, reply.links, ids)
+        elif call.lineage.chain:
+            self._fail((tenant, *_question(call)), run_key, at)
+
+    def restore(self, exchange: Exchange) -> None:
+        """Learns from the journal what `note` learned before a restart; exchanges in their order."""
+        line = exchange.lineage
+        if line is None or exchange.outcome in ("refused", "upstream_error"):
+            return
+        ids = [tool.id for tool in exchange.tool_calls]
+        if exchange.links or ids:
+            self._learn((exchange.tenant, exchange.run), line, exchange.request_model, exchange.links, ids)
+        for name in (exchange.response_id, line.previous):
+            if name and self.owner(exchange.tenant, name) is None:
+                self.own(exchange.tenant, name, exchange.run)
+
+    def owner(self, tenant: str, name: str) -> str | None:
+        """The run that gave out this response id, or that was the first to use it or this conversation id."""
+        house = self._houses.get(tenant)
+        trail = house.named.get(name) if house is not None else None
+        return trail.run_key if isinstance(trail, _Trail) else None
+
+    def own(self, tenant: str, name: str, run_key: str) -> None:
+        """From now on calls that name this response or conversation belong to the run. The first owner stays."""
+        trail = self._trail((tenant, run_key))
+        if name not in trail.house.named:
+            self._link(trail, trail.house.named, name)
+            self._bound()
+
+    def retried(self, tenant: str, call: Call, at: float) -> str | None:
+        """The run of the same question that failed a moment ago; None where several runs failed with it."""
+        twins = self._failed.get((tenant, *_question(call)))
+        if not twins:
+            return None
+        recent = [run_key for run_key, failed_at in twins.items() if at - failed_at <= RETRY_S]
+        if len(recent) != 1:
+            return None
+        del twins[recent[0]]
+        return recent[0]
+
+    def _learn(
+        self, owner: tuple[str, str], line: Lineage, model: str, links: Iterable[int], ids: Iterable[str]
+    ) -> None:
+        trail = self._trail(owner)
+        house = trail.house
+        trail.dress = (model, line.system)
+        at = line.chain[-1] if line.chain else 0
+        last = 0
+        for last in links:
+            at = fold(at, last)
+            self._link(trail, house.chains, at)
+        for name in ids:
+            if name:
+                self._link(trail, house.ids, name)
+        if last:
+            _renew(trail, line.first, last)
+        self._bound()
+
+    def _fail(self, question: tuple[Any, ...], run_key: str, at: float) -> None:
+        twins = self._failed.setdefault(question, {})
+        twins[run_key] = at
+        if len(twins) > _MOST_TWINS:
+            del twins[next(iter(twins))]
+        self._failed.move_to_end(question)
+        if len(self._failed) > self._most_failed:
+            self._failed.popitem(last=False)
+
+    def _trail(self, owner: tuple[str, str]) -> _Trail:
+        trail = self._trails.get(owner)
+        if trail is not None:
+            self._trails.move_to_end(owner)
+            return trail
+        house = self._houses.get(owner[0])
+        if house is None:
+            house = self._houses[owner[0]] = _House(owner[0])
+        trail = self._trails[owner] = _Trail(house, owner[1])
+        house.trails += 1
+        return trail
+
+    def _link(self, trail: _Trail, book: _Book, key: Any) -> None:
+        if not _add(book, key, trail):
+            return
+        trail.links.append((book, key))
+        self._links += 1
+        if len(trail.links) > self._most_per_run:
+            _drop(*trail.links.popleft(), trail)
+            self._links -= 1
+
+    def _bound(self) -> None:
+        while len(self._trails) > self._most_runs or (self._links > self._most_links and len(self._trails) > 1):
+            (tenant, _), trail = self._trails.popitem(last=False)
+            house = trail.house
+            for book, key in trail.links:
+                _drop(book, key, trail)
+            for pair in trail.latest.items():
+                _drop(house.lasts, pair, trail)
+            self._links -= len(trail.links)
+            house.trails -= 1
+            if not house.trails:
+                del self._houses[tenant]
+
+
+def _question(call: Call) -> tuple[Any, ...]:
+    """What a repeat has in common with its original: the whole conversation, and whom it asks."""
+    line = call.lineage
+    return (line.chain[-1] if line.chain else 0, len(line.chain), line.system, call.model, call.dialect)
+
+
+def _renew(trail: _Trail, first: int, last: int) -> None:
+    """The run's latest answer in the conversation that begins so."""
+    lasts = trail.house.lasts
+    had = trail.latest.pop(first, None)
+    if had is not None:
+        _drop(lasts, (first, had), trail)
+    elif len(trail.latest) >= _MOST_FIRSTS:
+        oldest = next(iter(trail.latest))
+        _drop(lasts, (oldest, trail.latest.pop(oldest)), trail)
+    trail.latest[first] = last
+    _add(lasts, (first, last), trail)
+
+
+def _by_chain(house: _House, line: Lineage) -> _Found:
+    """(a) The runs whose answer ends the longest part of this history."""
+    chains, chain = house.chains, line.chain
+    for position in reversed(line.answers):
+        found = chains.get(chain[position])
+        if found is not None:
+            return found
+    return None
+
+
+def _by_rest(house: _House, line: Lineage, body: bytes, pool: _Found) -> tuple[_Found, str]:
+    """(b) tool call ids, then (c) the latest answer, where the chain names no run or several."""
+    found, how = _meet(pool, _by_ids(house, line.ids)), "ids"
+    if found is None and house.ids:
+        found, how = _by_ids(house, _in_prose(house, body)), "prose"
+    if isinstance(found, _Trail):
+        return found, how
+    if line.last_answer:
+        found = _meet(found, house.lasts.get((line.first, line.last_answer)))
+    return found, "trimmed"
+
+
+def _by_ids(house: _House, ids: Iterable[str]) -> _Found:
+    """(b) The runs that gave out most of these tool call ids."""
+    counts: dict[_Trail, int] = {}
+    for name in list(ids)[-_MOST_IDS:]:
+        found = house.ids.get(name)
+        if isinstance(found, _Trail):
+            counts[found] = counts.get(found, 0) + 1
+        elif isinstance(found, dict) and len(found) <= _CROWD:
+            for trail in found:
+                counts[trail] = counts.get(trail, 0) + 1
+    if not counts:
+        return None
+    best = max(counts.values())
+    return _pool(trail for trail, count in counts.items() if count == best)
+
+
+def _in_prose(house: _House, body: bytes) -> list[str]:
+    """The tool call ids of this tenant that occur anywhere in a JSON text, as whole words.
+
+    Those with fewer than six characters, or without a digit, occur in any prose.
+    """
+    if b"\\" in body:
+        body = body.replace(b"\\n", b"  ").replace(b"\\t", b"  ").replace(b"\\r", b"  ")
+        if b"\\u" in body:
+            head, *tails = body.split(b"\\u")
+            body = b" ".join([head, *(tail[4:] for tail in tails)])
+    words = set(body.translate(_WORDS).decode("ascii").split())
+    return [name for name in house.ids.keys() & words if len(name) >= 6 and not _DIGITS.isdisjoint(name)]
+
+
+def _alike(pool: _Pool, dress: tuple[str, int]) -> _Found:
+    """Equal conversations are held with several models at once (comparisons): the one that asks the same model so."""
+    if len(pool) > _CROWD:
+        return None
+    return _pool(trail for trail in pool if trail.dress == dress)
+
+
+def _meet(pool: _Found, other: _Found) -> _Found:
+    """Narrows a pool by what the next step says; what contradicts it altogether is not believed."""
+    if pool is None or other is None:
+        return other if pool is None else pool
+    if isinstance(pool, _Trail) or isinstance(other, _Trail):
+        return other if isinstance(other, _Trail) and isinstance(pool, dict) and other in pool else pool
+    few, many = (pool, other) if len(pool) <= len(other) else (other, pool)
+    if len(few) > _CROWD:
+        return pool
+    return _pool(trail for trail in few if trail in many) or pool
+
+
+def _pool(trails: Iterable[_Trail]) -> _Found:
+    found = dict.fromkeys(trails)
+    if len(found) == 1:
+        return next(iter(found))
+    return found or None
+
+
+def _add(book: _Book, key: Any, trail: _Trail) -> bool:
+    had = book.get(key)
+    if had is None:
+        book[key] = trail
+    elif had is trail or (isinstance(had, dict) and trail in had):
+        return False
+    elif isinstance(had, dict):
+        had[trail] = None
+    else:
+        book[key] = {had: None, trail: None}
+    return True
+
+
+def _drop(book: _Book, key: Any, trail: _Trail) -> None:
+    had = book.get(key)
+    if had is trail:
+        del book[key]
+    elif isinstance(had, dict) and trail in had:
+        del had[trail]
+        if len(had) == 1:
+            book[key] = next(iter(had))
