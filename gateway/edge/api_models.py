@@ -14,11 +14,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from gateway.core.types import NUSD
 
-# SQLite's int64 ends at 9.2e9 USD (ledger.md section 2); below that every sum of a few limits still fits.
-MOST_USD = 1_000_000_000
+# The ledger refuses an amount above 2**50 nano-dollars (core/book.py); this is the round figure below it.
+MOST_USD = 1_000_000
 
 RUN_ID = r"^[A-Za-z0-9._:-]{1,128}$"
-NAME = r"^[^/\x00-\x1f\x7f]{1,128}$"  # agents and users: account names hold no slash (ledger.md, ADR 0005)
+NAME = r"^[^\x00-\x1f\x7f]{1,256}$"  # agents and users, as labels allow them
 
 State = Literal["active", "waiting", "paused", "ended", "killed"]
 RunOutcome = Literal["completed", "gave_up", "failed", "stopped_by_limit", "killed", "abandoned"]
@@ -32,13 +32,20 @@ def _nano(said: object) -> int:
         raise ValueError("an amount in dollars is a plain decimal string")
     if isinstance(said, str) and not said.replace(".", "", 1).isdigit():
         raise ValueError("an amount in dollars is a plain decimal string, not negative, without exponent or sign")
-    amount = Decimal(said)
-    if not amount.is_finite() or amount < 0 or amount > MOST_USD:
+    sign, digits, exponent = Decimal(said).as_tuple()
+    if sign or not isinstance(exponent, int) or len(digits) + exponent > len(str(MOST_USD)):
         raise ValueError(f"an amount in dollars lies between 0 and {MOST_USD}")
-    nusd = amount * NUSD
-    if nusd != int(nusd):
+    if exponent < -100:  # before any text of that length is made
         raise ValueError("an amount in dollars has at most nine digits after the point")
-    return int(nusd)
+    # digit by digit: a Decimal's own arithmetic rounds at 28 digits
+    text = "".join(map(str, digits)).rjust(9 - min(exponent, 0), "0") + "0" * max(exponent, 0)
+    whole, part = (text[:exponent], text[exponent:].rstrip("0")) if exponent < 0 else (text, "")
+    if len(part) > 9:
+        raise ValueError("an amount in dollars has at most nine digits after the point")
+    nusd = int(whole) * NUSD + int(part.ljust(9, "0"))
+    if nusd > MOST_USD * NUSD:
+        raise ValueError(f"an amount in dollars lies between 0 and {MOST_USD}")
+    return nusd
 
 
 _USD = {"type": "string", "pattern": r"^-?\d+(\.\d{1,9})?$", "examples": ["0.0125"]}

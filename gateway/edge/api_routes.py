@@ -66,7 +66,13 @@ QUERY: dict[str, dict[str, Any]] = {
     "state": {"type": "string", "enum": ["active", "waiting", "paused", "ended", "killed"]},
     "agent": {"type": "string"},
     "user": {"type": "string"},
-    "since": {"type": "string", "format": "date-time", "description": "Only runs that were called since then"},
+    "since": {"type": "string", "format": "date-time", "description": "Only runs that started then or later"},
+    "sort": {
+        "type": "string",
+        "enum": ["-last_at", "last_at", "-started_at", "started_at", "-spent_usd", "spent_usd"],
+        "default": "-last_at",
+        "description": "With - in front: falling",
+    },
 }
 
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.core.refusal import rfc3339, usd
+from gateway.core.tools import ToolSpan
 from gateway.core.types import Attempt, Balance, Entry, Exchange, Run, ToolCall, Usage
 from gateway.edge import api_models as m
 from gateway.rules.budget import Budget
@@ -52,14 +53,19 @@ def milliseconds(begin: float, end: float | None) -> float | None:
     return None if end is None else max(0.0, round((end - begin) * 1000, 3))
 
 
-def run_item(run: Run, parent_id: str | None, balance: Balance | None, top: Ceiling) -> m.RunItem:
-    """A run with its money from the ledger at this instant; no account yet means nothing spent."""
-    limit = top.limit_nusd if balance is None else balance.limit
+def id_of(key: str | None, tenant: str) -> str | None:
+    """The run id in a run key of this tenant."""
+    return key.removeprefix(f"{tenant}~") if key and tenant else key
+
+
+def run_item(run: Run, balance: Balance, top: Ceiling) -> m.RunItem:
+    """A run with its money from the ledger at this instant. No limit on its account: none was looked at yet."""
+    limit = top.limit_nusd if balance.limit is None else balance.limit
     return m.RunItem.model_construct(
         run_id=run.id,
         key=run.tenant or None,
         source=run.source,
-        parent=parent_id,
+        parent=id_of(run.parent, run.tenant),
         agent=run.agent,
         user=run.user,
         session=run.session,
@@ -77,10 +83,10 @@ def run_item(run: Run, parent_id: str | None, balance: Balance | None, top: Ceil
         cache_read_tokens=run.cache_read_tokens,
         cache_write_tokens=run.cache_write_tokens,
         reasoning_tokens=run.reasoning_tokens,
-        spent_usd=usd(balance.spent if balance else 0),
+        spent_usd=usd(balance.spent),
         own_spent_usd=usd(run.own_spent_nusd),
-        held_usd=usd(balance.held if balance else 0),
-        overrun_usd=usd(balance.overrun if balance else 0),
+        held_usd=usd(balance.held),
+        overrun_usd=usd(balance.overrun),
         limits=m.Limits.model_construct(usd=maybe_usd(limit)),
         trace_id=run.trace_id,
     )
@@ -139,30 +145,29 @@ def _attempt(attempt: Attempt) -> m.AttemptItem:
     )
 
 
-def budget_item(budget: Budget, run: Run, balance: Balance | None, now: float) -> m.BudgetItem:
-    """A run's account as one account of a budget."""
-    known = balance or Balance(account_of(run.key), budget.limit, 0, 0)
+def budget_item(budget: Budget, run: Run, balance: Balance, in_force: bool, now: float) -> m.BudgetItem:
+    """A run's account under one budget; of several budgets the lowest is in force, and has the account's own limit."""
+    limit = balance.limit if in_force and balance.limit is not None else budget.limit
     return m.BudgetItem.model_construct(
         name=budget.name,
         scope="run",
-        account=known.account,
+        account=balance.account,
         unit="usd",
         per="run",
         mode="strict",
-        limit=maybe_usd(known.limit),
-        spent=usd(known.spent),
-        held=usd(known.held),
-        overrun=usd(known.overrun),
+        limit=usd(limit),
+        spent=usd(balance.spent),
+        held=usd(balance.held),
+        overrun=usd(balance.overrun),
         window_started_at=rfc3339(run.started_at),
         resets_at=None,
-        exhausted_at=maybe_instant(_exhausted_at(run, known, now)),
+        exhausted_at=maybe_instant(_exhausted_at(run, balance.spent, limit, now)),
     )
 
 
-def _exhausted_at(run: Run, balance: Balance, now: float) -> float | None:
+def _exhausted_at(run: Run, spent: int, limit: int, now: float) -> float | None:
     """When the account runs dry if the run goes on as it did so far."""
-    limit, spent = balance.limit, balance.spent
-    if limit is None or run.state != "active" or spent <= 0:
+    if run.state != "active" or spent <= 0:
         return None
     if spent >= limit:
         return run.last_at
@@ -172,27 +177,46 @@ def _exhausted_at(run: Run, balance: Balance, now: float) -> float | None:
     return now + ahead if lasted > 0 and ahead < 3.2e8 else None
 
 
+def tool_item(span: ToolSpan) -> m.ToolItem:
+    """A tool call with what its result told."""
+    return m.ToolItem.model_construct(
+        id=span.id,
+        name=span.name,
+        step=span.step,
+        started_at=rfc3339(span.started_at),
+        ended_at=maybe_instant(span.ended_at),
+        duration_ms=span.duration_ms,
+        is_error=span.is_error,
+        repeated=span.repeated,
+    )
+
+
 def event(entry: Entry) -> tuple[str, str]:
     """A journal entry as (kind, JSON): a call as `/calls` shows it, everything else as a small map."""
-    if entry.kind in ("call", "amend"):
-        shown: Any = call_item(msgspec.msgpack.decode(entry.data, type=Exchange)).model_dump(mode="json")
-    else:
-        shown = spelled(msgspec.msgpack.decode(entry.data) if entry.data else {})
-    return entry.kind, json.dumps({"at": rfc3339(entry.at), "data": shown}, separators=(",", ":"))
+    said = msgspec.msgpack.decode(entry.data) if entry.data else {}
+    whole = isinstance(said, dict) and "call_id" in said and "step" in said  # an amendment may be only what changed
+    shown = call_item(msgspec.convert(said, Exchange)).model_dump(mode="json") if whole else spelled(said)
+    return entry.kind, json.dumps(
+        {"at": rfc3339(entry.at), "call_id": entry.call_id, "data": shown}, separators=(",", ":")
+    )
 
 
 def spelled(data: Any) -> Any:
-    """Amounts (`_nusd`) and instants (`_at`) in a journal map as `/api` spells them, by their names."""
+    """A journal map with amounts (`_nusd`, limits of dollar accounts) and instants (`_at`) as `/api` spells them."""
     if isinstance(data, Mapping):
-        return dict(_field(str(name), value) for name, value in data.items())
+        dollars = "/nusd" in str(data.get("account", ""))
+        return dict(_field(str(name), value, dollars) for name, value in data.items())
     if isinstance(data, list | tuple):
         return [spelled(value) for value in data]
     return data if isinstance(data, str | int | float | bool) or data is None else str(data)
 
 
-def _field(name: str, value: Any) -> tuple[str, Any]:
-    if name.endswith("_nusd") and isinstance(value, int):
+def _field(name: str, value: Any, dollars: bool) -> tuple[str, Any]:
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if number and name.endswith("_nusd"):
         return name.removesuffix("_nusd") + "_usd", usd(value)
+    if number and dollars and name in ("limit", "delta"):
+        return name + "_usd", usd(value)
     if name.endswith("_at") and isinstance(value, int | float):
         return name, rfc3339(value)
     return name, spelled(value)
