@@ -99,8 +99,14 @@ def chain(links: Iterable[int]) -> tuple[int, ...]:
 
 
 def answer_hash(text: str, ids: Iterable[str]) -> int:
-    """Canonical hash of an answer: its text, stripped at both ends, and its tool call ids in order."""
-    parts = [b"answer", _bytes(text.strip())]
+    """Canonical hash of an answer: its text, stripped at both ends, and its tool call ids in order.
+
+    Thoughts that a model writes in front as <think>...</think> are left out: clients drop them, or put them there.
+    """
+    text = text.strip()
+    if text.startswith("<think>"):
+        text = text.partition("</think>")[2].strip() or text
+    parts = [b"answer", _bytes(text)]
     parts.extend(_bytes(name) for name in ids)
     return xxh3_64_intdigest(_RECORD.join(parts))
 
