@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any, get_args
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 from urllib.parse import urlsplit
 
 import msgspec
@@ -34,7 +35,9 @@ from gateway.core.secret import Secret
 from gateway.core.types import NUSD
 
 if TYPE_CHECKING:
+    from gateway.core.price import Override
     from gateway.core.types import Provider
+    from gateway.edge.keys import KeySpec
     from gateway.rules.budget import Budget
 
 DEFAULT_FILE = "meterbox.toml"
@@ -131,6 +134,29 @@ class Settings(Table):
     def secrets(self) -> dict[str, Secret]:
         """Provider keys by section; a section without one passes the client's own key through."""
         return {name: table.api_key for name, table in self.sections.items() if table.api_key is not None}
+
+    def key_specs(self) -> list[KeySpec]:
+        """The virtual keys as the data plane's door takes them."""
+        from gateway.edge.keys import KeySpec
+
+        return [
+            KeySpec(
+                name=key.name,
+                secret=key.secret,
+                hash=key.hash,
+                agent=key.agent,
+                user=key.user,
+                expires_at=key.expires.timestamp() if key.expires else None,
+                in_flight=key.in_flight,
+            )
+            for key in self.keys
+        ]
+
+    def price_overrides(self) -> list[Override]:
+        """The operator's own prices, for the price list."""
+        from gateway.core.price import Override
+
+        return [Override(**dict(override)) for override in self.prices.overrides]
 
     def run_budgets(self) -> list[Budget]:
         """Budgets of scope run; the default of $10 where the file names none."""
@@ -300,5 +326,13 @@ def _is_text(path: Path) -> bool:
     model: Any = Settings
     for part in path:
         model = _below(model, part)
-    kinds = {model, *get_args(model)}
-    return bool(kinds & {str, Secret})
+    return bool(_kinds(model) & {str, Secret})
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that a value may have, `| None` and notes taken off."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return {kind for part in get_args(annotation) for kind in _kinds(part)}
+    return {annotation} if isinstance(annotation, type) else set()

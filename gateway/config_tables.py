@@ -252,10 +252,12 @@ class PriceOverride(Table):
     model: str = Field(min_length=1, max_length=200)
     provider: str | None = None
     input: Price
-    output: Price
+    output: Price = 0  # embeddings have none
     cache_read: Price | None = None
     cache_write: Price | None = None
     cache_write_1h: Price | None = None
+    context_window: int | None = Field(default=None, ge=1, le=100_000_000)
+    max_output: int | None = Field(default=None, ge=1, le=10_000_000)
 
 
 class Prices(Table):
