@@ -13,6 +13,8 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.core.history import fold
+from gateway.core.likeness import Latest, Turn, after, asked_alike, said_in, seen_alike
+from gateway.core.tools import fresh
 from gateway.core.types import Call, Exchange, Lineage, Reply
 
 # An SDK repeats a failed call within seconds; the longest Retry-After that openai and anthropic obey is 60 s.
@@ -36,14 +38,13 @@ class Match(Struct, frozen=True):
 class _Trail:
     """What one run has left in the maps of its tenant: needed to take it all out again."""
 
-    __slots__ = ("dress", "house", "latest", "links", "run_key")
+    __slots__ = ("house", "latest", "links", "run_key")
 
     def __init__(self, house: _House, run_key: str) -> None:
         self.house = house
         self.run_key = run_key
         self.links: deque[tuple[_Book, Any]] = deque()
-        self.latest: dict[int, int] = {}  # first message -> latest answer
-        self.dress: tuple[str, int] = ("", 0)  # model and system prompt of its latest call
+        self.latest: dict[int, Latest] = {}  # by the first message of the conversation
 
 
 _Pool = dict[_Trail, None]
@@ -103,24 +104,28 @@ class Index:
         if house is None:
             return None
         line = call.lineage
-        pool = _by_chain(house, line)
-        how = "chain"
-        if not isinstance(pool, _Trail):
-            pool, how = _by_rest(house, line, body, pool)
-            if isinstance(pool, dict):
-                pool, how = _alike(pool, (call.model, line.system)), "likeness"
-        if not isinstance(pool, _Trail):
+        found: _Found
+        found, how, whole = _by_chain(house, line), "chain", True
+        if found is None:
+            found, how, whole = _by_ids(house, line.ids), "ids", False
+            if found is None and house.ids:
+                found, how = _by_ids(house, _in_prose(house, body)), "prose"
+        if not isinstance(found, _Trail):
+            found, how = _by_latest(house, line, found), "trimmed"
+        if isinstance(found, dict):
+            found, how = _alike(found, call, body, whole), "likeness"
+        if found is None:
             return None
-        self._trails.move_to_end((tenant, pool.run_key))
-        return Match(pool.run_key, how)
+        self._trails.move_to_end((tenant, found.run_key))
+        return Match(found.run_key, how)
 
     def note(self, tenant: str, run_key: str, call: Call, reply: Reply, at: float) -> None:
         """Learns from an answer, before its last byte leaves; where it said nothing, waits for a repeat (`retried`)."""
         if reply.response_id:
             self.own(tenant, reply.response_id, run_key)
-        ids = [tool.id for tool in reply.tool_calls]
-        if reply.links or ids:
-            self._learn((tenant, run_key), call.lineage, call.model, reply.links, ids)
+        if reply.links or reply.tool_calls:
+            turn = Turn(call.lineage, call.model, reply.links, reply.tool_calls, fresh(call))
+            self._learn((tenant, run_key), turn)
         elif call.lineage.chain:
             self._fail((tenant, *_question(call)), run_key, at)
 
@@ -129,11 +134,11 @@ class Index:
         line = exchange.lineage
         if line is None or exchange.outcome in ("refused", "upstream_error"):
             return
-        ids = [tool.id for tool in exchange.tool_calls]
-        if exchange.links or ids:
-            self._learn((exchange.tenant, exchange.run), line, exchange.request_model, exchange.links, ids)
+        if exchange.links or exchange.tool_calls:
+            turn = Turn(line, exchange.request_model, exchange.links, exchange.tool_calls, exchange.results)
+            self._learn((exchange.tenant, exchange.run), turn)
         for name in (exchange.response_id, line.previous):
-            if name and self.owner(exchange.tenant, name) is None:
+            if name:
                 self.own(exchange.tenant, name, exchange.run)
 
     def owner(self, tenant: str, name: str) -> str | None:
@@ -160,22 +165,18 @@ class Index:
         del twins[recent[0]]
         return recent[0]
 
-    def _learn(
-        self, owner: tuple[str, str], line: Lineage, model: str, links: Iterable[int], ids: Iterable[str]
-    ) -> None:
-        trail = self._trail(owner)
+    def _learn(self, owner: tuple[str, str], turn: Turn) -> None:
+        trail, line = self._trail(owner), turn.line
         house = trail.house
-        trail.dress = (model, line.system)
         at = line.chain[-1] if line.chain else 0
-        last = 0
-        for last in links:
-            at = fold(at, last)
+        for link in turn.links:
+            at = fold(at, link)
             self._link(trail, house.chains, at)
-        for name in ids:
-            if name:
-                self._link(trail, house.ids, name)
-        if last:
-            _renew(trail, line.first, last)
+        for tool in turn.tools:
+            if tool.id:
+                self._link(trail, house.ids, tool.id)
+        if turn.links:
+            _renew(trail, turn)
         self._bound()
 
     def _fail(self, question: tuple[Any, ...], run_key: str, at: float) -> None:
@@ -214,8 +215,8 @@ class Index:
             house = trail.house
             for book, key in trail.links:
                 _drop(book, key, trail)
-            for pair in trail.latest.items():
-                _drop(house.lasts, pair, trail)
+            for first, latest in trail.latest.items():
+                _drop(house.lasts, (first, latest.answer), trail)
             self._links -= len(trail.links)
             house.trails -= 1
             if not house.trails:
@@ -228,17 +229,17 @@ def _question(call: Call) -> tuple[Any, ...]:
     return (line.chain[-1] if line.chain else 0, len(line.chain), line.system, call.model, call.dialect)
 
 
-def _renew(trail: _Trail, first: int, last: int) -> None:
+def _renew(trail: _Trail, turn: Turn) -> None:
     """The run's latest answer in the conversation that begins so."""
-    lasts = trail.house.lasts
+    lasts, first = trail.house.lasts, turn.line.first
     had = trail.latest.pop(first, None)
     if had is not None:
-        _drop(lasts, (first, had), trail)
+        _drop(lasts, (first, had.answer), trail)
     elif len(trail.latest) >= _MOST_FIRSTS:
         oldest = next(iter(trail.latest))
-        _drop(lasts, (oldest, trail.latest.pop(oldest)), trail)
-    trail.latest[first] = last
-    _add(lasts, (first, last), trail)
+        _drop(lasts, (oldest, trail.latest.pop(oldest).answer), trail)
+    now = trail.latest[first] = after(turn, had)
+    _add(lasts, (first, now.answer), trail)
 
 
 def _by_chain(house: _House, line: Lineage) -> _Found:
@@ -246,37 +247,31 @@ def _by_chain(house: _House, line: Lineage) -> _Found:
     chains, chain = house.chains, line.chain
     for position in reversed(line.answers):
         found = chains.get(chain[position])
-        if found is not None:
-            return found
+        if found is None:
+            continue
+        if isinstance(found, dict) and position != line.answers[-1]:
+            # (b) newer answers than the shared ones may tell them apart; where all are shared, their ids are too
+            return _meet(found, _by_ids(house, line.ids)) or found
+        return found
     return None
 
 
-def _by_rest(house: _House, line: Lineage, body: bytes, pool: _Found) -> tuple[_Found, str]:
-    """(b) tool call ids, then (c) the latest answer, where the chain names no run or several."""
-    found, how = _meet(pool, _by_ids(house, line.ids)), "ids"
-    if found is None and house.ids:
-        found, how = _by_ids(house, _in_prose(house, body)), "prose"
-    if isinstance(found, _Trail):
-        return found, how
-    if line.last_answer:
-        found = _meet(found, house.lasts.get((line.first, line.last_answer)))
-    return found, "trimmed"
-
-
 def _by_ids(house: _House, ids: Iterable[str]) -> _Found:
-    """(b) The runs that gave out most of these tool call ids."""
-    counts: dict[_Trail, int] = {}
+    """(b) All runs that gave out one of these tool call ids: real runs use an id again, within and between them."""
+    found: _Pool = {}
     for name in list(ids)[-_MOST_IDS:]:
-        found = house.ids.get(name)
-        if isinstance(found, _Trail):
-            counts[found] = counts.get(found, 0) + 1
-        elif isinstance(found, dict) and len(found) <= _CROWD:
-            for trail in found:
-                counts[trail] = counts.get(trail, 0) + 1
-    if not counts:
-        return None
-    best = max(counts.values())
-    return _pool(trail for trail, count in counts.items() if count == best)
+        holders = house.ids.get(name)
+        if isinstance(holders, _Trail):
+            found[holders] = None
+        elif holders is not None and len(holders) <= _CROWD:
+            found.update(holders)
+    return _one(found)
+
+
+def _by_latest(house: _House, line: Lineage, pool: _Pool | None) -> _Found:
+    """(c) The runs whose latest answer is the last one quoted here, in a conversation that began the same."""
+    last = house.lasts.get((line.first, line.last_answer)) if line.last_answer else None
+    return last if pool is None else _meet(pool, last)
 
 
 def _in_prose(house: _House, body: bytes) -> list[str]:
@@ -293,30 +288,31 @@ def _in_prose(house: _House, body: bytes) -> list[str]:
     return [name for name in house.ids.keys() & words if len(name) >= 6 and not _DIGITS.isdisjoint(name)]
 
 
-def _alike(pool: _Pool, dress: tuple[str, int]) -> _Found:
-    """Equal conversations are held with several models at once (comparisons): the one that asks the same model so."""
+def _alike(pool: _Pool, call: Call, body: bytes, whole: bool) -> _Trail | None:
+    """The one run that had seen the same tool results, and whose tool calls had the arguments that are quoted here."""
     if len(pool) > _CROWD:
         return None
-    return _pool(trail for trail in pool if trail.dress == dress)
+    first = call.lineage.first
+    known = [(trail, latest) for trail in pool if (latest := trail.latest.get(first)) and seen_alike(latest, call)]
+    if len(known) > 1 and any(latest.asked for _, latest in known):
+        said = said_in(body)
+        known = [(trail, latest) for trail, latest in known if asked_alike(latest, said, whole)]
+    return known[0][0] if len(known) == 1 else None
 
 
-def _meet(pool: _Found, other: _Found) -> _Found:
-    """Narrows a pool by what the next step says; what contradicts it altogether is not believed."""
-    if pool is None or other is None:
-        return other if pool is None else pool
-    if isinstance(pool, _Trail) or isinstance(other, _Trail):
-        return other if isinstance(other, _Trail) and isinstance(pool, dict) and other in pool else pool
+def _meet(pool: _Pool, other: _Found) -> _Found:
+    if isinstance(other, _Trail):
+        return other if other in pool else None
+    if other is None:
+        return None
     few, many = (pool, other) if len(pool) <= len(other) else (other, pool)
-    if len(few) > _CROWD:
-        return pool
-    return _pool(trail for trail in few if trail in many) or pool
+    return _one({trail: None for trail in few if trail in many}) if len(few) <= _CROWD else None
 
 
-def _pool(trails: Iterable[_Trail]) -> _Found:
-    found = dict.fromkeys(trails)
-    if len(found) == 1:
-        return next(iter(found))
-    return found or None
+def _one(pool: _Pool) -> _Found:
+    if len(pool) == 1:
+        return next(iter(pool))
+    return pool or None
 
 
 def _add(book: _Book, key: Any, trail: _Trail) -> bool:
