@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from typing import TypeVar
 
 from gateway.core.identify import run_key
@@ -44,8 +45,8 @@ class Reads:
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, question, self._reading)
-        except ValueError as problem:
-            raise Wrong(400, "invalid_request", str(problem)) from problem
+        except (ValueError, OverflowError) as problem:
+            raise Wrong(400, "invalid_request", "The cursor is not one that a page of this list gave.") from problem
         finally:
             self._waiting -= 1
 
@@ -61,7 +62,7 @@ class Reads:
         if len(found) > 1:
             owners = ", ".join(run.tenant for run, _ in found if run.tenant)
             raise Wrong(409, "ambiguous_run", f"Several keys have a run of this id; say ?key= with one of: {owners}.")
-        return found[0]
+        return copy(found[0][0]), found[0][1]
 
     async def known(self, key: str) -> Account:
         """The run of that key, which was seen a moment ago. Raises Wrong (404)."""
@@ -101,7 +102,7 @@ class Reads:
                 at = todo.pop(0)
                 known = reading.get_run(at)
                 if known is not None:
-                    found.append(known[0])
+                    found.append(copy(known[0]))  # a book in memory gives out what it goes on changing
                 fresh = [child for child in reading.children(at) if child not in seen]
                 seen.update(fresh)
                 todo += fresh
