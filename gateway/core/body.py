@@ -24,6 +24,8 @@ Edit = tuple[int, int, bytes]
 
 _BOM = b"\xef\xbb\xbf"
 _BLANK = b" \t\r\n"
+_COLON, _COMMA, _CLOSE, _SPACE = b":,} "
+_STOPS = b",}"
 _OBJECT = msgspec.json.Decoder(dict[str, Raw])
 _LIST = msgspec.json.Decoder(list[Raw])
 _TEXT = msgspec.json.Decoder(str)
@@ -123,35 +125,46 @@ def _walk(body: bytes, start: int, values: dict[str, Raw]) -> Fields:
     stands where something else was expected, is a duplicate."""
     spans: dict[str, tuple[int, int]] = {}
     at = end = _past_blank(body, start) + 1  # behind the brace
-    for key, value in values.items():
-        at = _past_key(body, _past_blank(body, at), key)
-        raw = bytes(value)
-        if not body.startswith(raw, at):
-            raise _repeated(key)
-        end = at + len(raw)
-        spans[key] = (at, end)
-        at = _past_blank(body, end)
-        if body[at : at + 1] == b",":
-            at += 1
-    if body[at : at + 1] != b"}" or body[at + 1 :].strip(_BLANK):
+    try:
+        for key, value in values.items():
+            literal = b'"%b":' % key.encode()
+            if body.startswith(literal, at):
+                at += len(literal)
+                if body[at] in _BLANK:
+                    at = _past_blank(body, at)
+            else:
+                at = _past_key(body, at, key)
+            raw = bytes(value)
+            if not body.startswith(raw, at):
+                raise _repeated(key)
+            end = at + len(raw)
+            spans[key] = (at, end)
+            at = end if body[end] in _STOPS else _past_blank(body, end)
+            if body[at] == _COMMA:
+                at += 2 if body[at + 1] == _SPACE else 1
+        closed = body[_past_blank(body, at)] == _CLOSE
+    except IndexError:
+        closed = False
+    if not closed or body[_past_blank(body, at) + 1 :].strip(_BLANK):
         raise _repeated()
     return Fields(body=body, spans=spans, end=end)
 
 
 def _past_blank(body: bytes, at: int) -> int:
-    while body[at : at + 1] in (b" ", b"\n", b"\t", b"\r"):
+    while body[at] in _BLANK:
         at += 1
     return at
 
 
 def _past_key(body: bytes, at: int, key: str) -> int:
-    literal = b'"' + key.encode() + b'"'
+    at = _past_blank(body, at)
+    literal = b'"%b"' % key.encode()
     if body.startswith(literal, at):
         at += len(literal)
     else:
         at = _past_spelled_key(body, at, key)
     at = _past_blank(body, at)
-    if body[at : at + 1] != b":":
+    if body[at] != _COLON:
         raise _repeated(key)
     return _past_blank(body, at + 1)
 

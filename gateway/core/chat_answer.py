@@ -143,12 +143,13 @@ class Answer:
         """One chunk, or a whole answer."""
         if self._id is None and isinstance(chunk.id, str) and chunk.id:
             self._id = chunk.id
-        if isinstance(chunk.model, str) and chunk.model:
+        if chunk.model and isinstance(chunk.model, str):
             self._model = chunk.model
-        if isinstance(chunk.service_tier, str):
+        if chunk.service_tier and isinstance(chunk.service_tier, str):
             self._tier = chunk.service_tier
-        for choice in chunk.choices or ():
-            self._take_choice(choice)
+        if chunk.choices:
+            for choice in chunk.choices:
+                self._take_choice(choice)
         if chunk.error is not None:
             self._error = error_word(chunk.error) or self._error
         if chunk.usage is not None or chunk.x_groq is not None:
@@ -170,7 +171,7 @@ class Answer:
         delta = choice.delta or choice.message
         if delta is not None:
             self._take_delta(index, delta)
-        if isinstance(choice.text, str):
+        if choice.text and isinstance(choice.text, str):
             self._say(choice.text, index)
         if choice.error is not None:  # OpenRouter: one choice fails, finish_reason "error"
             self._error = error_word(choice.error) or self._error
@@ -188,8 +189,10 @@ class Answer:
             else:
                 self._take_parts(index, content)
         # two names of the same thoughts: vLLM sends both while it renames one, so only one counts
-        self._count(delta.reasoning_content or delta.reasoning)
-        self._count(delta.refusal)
+        if (thought := delta.reasoning_content or delta.reasoning) is not None:
+            self._count(thought)
+        if delta.refusal is not None:
+            self._count(delta.refusal)
         if delta.tool_calls:
             for piece in delta.tool_calls:
                 self._take_piece(index, piece)

@@ -126,6 +126,11 @@ def _results(message: dict[str, Any], role: str, content: Any) -> tuple[Result, 
     return (Result(id_ if isinstance(id_, str) else "", name, looks_like_error(words), text_hash(words), size, 0),)
 
 
+def result_at(result: Result, position: int) -> Result:
+    """The same result at its place in the request."""
+    return Result(result.tool_call_id, result.name, result.is_error, result.digest, result.size_bytes, position)
+
+
 def _weigh(part: Any, media: _Media) -> None:
     """Media of a content part: counted, and its base64 taken out of the bound by bytes."""
     if not isinstance(part, dict):

@@ -9,11 +9,12 @@ from __future__ import annotations
 from gateway.core.chat_answer import Answer, Chunk, decode_chunk
 from gateway.core.openai_usage import error_word
 from gateway.core.refusal import openai_error
-from gateway.core.sse import Splitter, data_of
+from gateway.core.sse import Splitter, data_of, lone_data
 from gateway.core.types import Call, Refusal, Reply
 
 HOLD_BYTES = 64 * 1024  # an unfinished event beyond it flows on, so that the client isn't kept waiting
 _DONE = b"[DONE]"
+_BRACE = ord("{")
 _PASS, _HIDE, _END = 0, 1, 2
 
 
@@ -23,6 +24,7 @@ class Stream:
 
     __slots__ = (
         "_answer",
+        "_clean",
         "_early",
         "_flowed",
         "_hide_usage",
@@ -41,41 +43,40 @@ class Stream:
         self._splitter = Splitter()
         self._hide_usage = hide_usage
         self._rest = b""
+        self._clean = True  # nothing is held, so a chunk that is one plain event needs no splitter
         self._flowed = 0  # bytes of the unfinished event that have gone out already
         self._early = b""  # data of the unfinished event, where `reply` has read it before its end came
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes bytes as they came; gives back those that may go to the client now."""
+        if self._clean and (data := lone_data(chunk)):
+            verdict = self._read(data)
+            if verdict == _PASS:
+                return chunk
+            return self._feed_many([chunk], verdict)
         if self.ended:
             self._rest += chunk
             return b""
-        events = self._splitter.feed(chunk)
-        if len(events) == 1 and not self._flowed:
-            event = events[0]
-            verdict = self._read(event)
-            if verdict == _PASS and not self._splitter.pending:
-                return event
-            if verdict == _PASS:
-                return event + self._flow()
-        else:
-            verdict = _PASS
-        return self._feed_many(events, verdict)
+        ready = self._feed_many(self._splitter.feed(chunk), None)
+        self._clean = not self.ended and not self._splitter.pending
+        return ready
 
-    def _feed_many(self, events: list[bytes], verdict: int) -> bytes:
-        """Several events, or one that isn't simply passed on (`verdict`: it has been read already)."""
+    def _feed_many(self, events: list[bytes], verdict: int | None) -> bytes:
+        """Several events, or a lone one that isn't simply passed on (`verdict`: it has been read already)."""
         out: list[bytes] = []
         for at, event in enumerate(events):
-            if verdict == _PASS:
-                verdict = self._read(event)
+            if verdict is None:
+                verdict = self._read(data_of(event))
             if verdict == _END:
                 self._rest = b"".join(events[at:])[self._flowed :] + self._splitter.tail()
                 self._flowed = 0
+                self._clean = False
                 return b"".join(out)
             # what has begun to flow can't be hidden any more
             if verdict == _PASS or self._flowed:
                 out.append(event[self._flowed :])
             self._flowed = max(0, self._flowed - len(event))
-            verdict = _PASS
+            verdict = None
         out.append(self._flow())
         return b"".join(out)
 
@@ -86,16 +87,12 @@ class Stream:
         self._flowed += len(ready)
         return ready
 
-    def _read(self, event: bytes) -> int:
-        data = data_of(event)
+    def _read(self, data: bytes) -> int:
         if not data:
             return _PASS
-        if data[0] != 123:  # "{"
-            if data.strip() == _DONE:
-                self.ended = True
-                return _END
-            if data[0] not in b" \t":
-                return _PASS
+        if data[0] != _BRACE and data.strip() == _DONE:
+            self.ended = True
+            return _END
         chunk = decode_chunk(data)
         if chunk is None:
             return _PASS
@@ -103,7 +100,9 @@ class Stream:
             self._early = b""
         else:
             self._take(chunk)
-        return _HIDE if self._hide_usage and _only_usage(chunk) else _PASS
+        if chunk.usage is None or not self._hide_usage:
+            return _PASS
+        return _HIDE if _only_usage(chunk) else _PASS
 
     def _take(self, chunk: Chunk) -> None:
         answer = self._answer

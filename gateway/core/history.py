@@ -53,7 +53,8 @@ class Digest(Struct, frozen=True):
 class Memo(Generic[T]):
     """What was read from parts of bodies, by the hash of their raw bytes: each step decodes only what is new.
 
-    Bounded: the least recently used goes first. `seed` keeps outsiders from preparing bytes that hash alike.
+    Bounded: what was read first goes first, and is read again when it comes again. `seed` keeps outsiders from
+    preparing bytes that hash alike.
     """
 
     __slots__ = ("_known", "_most", "_seed")
@@ -72,15 +73,15 @@ class Memo(Generic[T]):
         `depth` is what the part may nest: a message stands in an array in an object, so two levels are gone.
         """
         key = xxh3_128_intdigest(raw, self._seed)
-        known = self._known
-        digest = known.pop(key, None)
-        if digest is None:
-            check_sound(raw, depth)
-            digest = read(raw)
-            if len(known) >= self._most:
-                del known[next(iter(known))]
-        known[key] = digest
-        return digest
+        known = self._known.get(key)
+        if known is not None:
+            return known
+        check_sound(raw, depth)
+        fresh = read(raw)
+        if len(self._known) >= self._most:
+            del self._known[next(iter(self._known))]
+        self._known[key] = fresh
+        return fresh
 
 
 def fold(prev: int, link: int) -> int:

@@ -116,6 +116,14 @@ def data_of(event: bytes) -> bytes:
     return b"\n".join(line[6 if line[5:6] == b" " else 5 :] for line in lines if line.startswith(b"data:"))
 
 
+def lone_data(chunk: bytes) -> bytes:
+    """The data of a chunk that is exactly one event of one `data: ` line (most are), else b"": ask a Splitter."""
+    end = len(chunk) - 2
+    if chunk.find(b"\n") == end and chunk.startswith(b"data: ") and chunk[end + 1] == 10 and b"\r" not in chunk:
+        return chunk[6:end]
+    return b""
+
+
 def name_of(event: bytes) -> bytes:
     """The event's name (its last `event:` line), or b""."""
     if b"event:" not in event:

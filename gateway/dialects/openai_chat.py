@@ -15,7 +15,7 @@ from msgspec import Struct
 from gateway.core import body as bodies
 from gateway.core import openai_request
 from gateway.core.body import MAX_DEPTH, Fields
-from gateway.core.chat_message import Offer, read_message, read_tools
+from gateway.core.chat_message import Offer, read_message, read_tools, result_at
 from gateway.core.chat_stream import Stream, is_own_error, read_whole
 from gateway.core.history import Digest, Memo, chain, distinct
 from gateway.core.ports import Reader
@@ -98,22 +98,30 @@ class OpenAIChat:
             return _Asked([], (), Lineage(body_session=_session(fields)))
         look = self._messages.look
         digests = [look(item, read_message) for item in bodies.read_list(raw, "messages")]
-        answers = tuple(at for at, digest in enumerate(digests) if digest.answer)
-        first = next((digest for digest in digests if not digest.system), digests[0] if digests else None)
+        answers: list[int] = []
+        ids: list[str] = []
+        results: list[Result] = []
+        first: Digest | None = None
+        for at, digest in enumerate(digests):
+            if digest.answer:
+                answers.append(at)
+            if digest.ids:
+                ids += digest.ids
+            if digest.results:
+                results += [result_at(one, at) for one in digest.results]
+            if first is None and not digest.system:
+                first = digest
+        if first is None and digests:
+            first = digests[0]
         lineage = Lineage(
             first=first.hash if first is not None else 0,
-            chain=chain(digest.hash for digest in digests),
-            answers=answers,
+            chain=chain([digest.hash for digest in digests]),
+            answers=tuple(answers),
             last_answer=digests[answers[-1]].hash if answers else 0,
-            ids=distinct(id_ for digest in digests for id_ in digest.ids),
+            ids=distinct(ids),
             body_session=_session(fields),
         )
-        results = tuple(
-            Result(one.tool_call_id, one.name, one.is_error, one.digest, one.size_bytes, at)
-            for at, digest in enumerate(digests)
-            for one in digest.results
-        )
-        return _Asked(digests, results, lineage)
+        return _Asked(digests, tuple(results), lineage)
 
     def rewrite(self, call: Call, body: bytes, max_output: int | None, ask_usage: bool, caps: int | None) -> bytes:
         """Sets the output limit and asks for the usage chunk. No hosted tool of this format has a field for a cap."""
