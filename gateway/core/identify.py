@@ -45,8 +45,9 @@ _CLIENT_HEADERS = (
 _CONTROL = frozenset(
     _OWN + name for name in ("run-id", "agent", "user", "session", "parent-run-id", "limit-usd", "key")
 )
-_OTHER = ("baggage", "helicone-user-id", "traceparent", "x-stainless-retry-count", "originator", "user-agent")
-_WANTED = frozenset((*_CLIENT_HEADERS, *_CONTROL, *_OTHER))
+_PLAIN = frozenset(("x-stainless-retry-count", "originator", "user-agent"))  # what most calls have, and no more
+_WANTED = frozenset((*_CLIENT_HEADERS, *_CONTROL, *_PLAIN, "baggage", "helicone-user-id", "traceparent"))
+_NOTHING = Labels()
 
 
 def labels_of(headers: Sequence[tuple[str, str]], run_in_path: str | None) -> Labels:
@@ -59,12 +60,11 @@ def labels_of(headers: Sequence[tuple[str, str]], run_in_path: str | None) -> La
                 _repeated(name, said)
             else:
                 said[name] = value
-    if not said and run_in_path is None:
-        return _NOTHING
+    if run_in_path is None and said.keys() <= _PLAIN:
+        if not said:
+            return _NOTHING
+        return Labels(retry=_repeats(said.get("x-stainless-retry-count")), client=_client(said.get))
     return _read(said.get, run_in_path)
-
-
-_NOTHING = Labels()
 
 
 def _repeated(name: str, said: dict[str, str]) -> None:

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from gateway.core.history import fold
 from gateway.core.likeness import Latest, Turn, after, asked_alike, said_in, seen_alike
+from gateway.core.prose import MOST_BEGINNINGS, beginning, ids_in
 from gateway.core.tools import fresh
 from gateway.core.types import Call, Exchange, Lineage, Reply
 
@@ -23,9 +24,6 @@ _CROWD = 256  # a key that so many runs share tells none of them apart, and must
 _MOST_IDS = 64  # newest ids of a request that are looked up
 _MOST_FIRSTS = 8  # conversations with different beginnings inside of one run, e.g. a lead and its workers
 _MOST_TWINS = 16  # equal calls that have failed in different runs
-_ID_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
-_DIGITS = frozenset("0123456789")
-_WORDS = bytes(i if i in _ID_BYTES else 32 for i in range(256))
 
 
 class Match(Struct, frozen=True):
@@ -55,12 +53,13 @@ _Book = dict[Any, _Trail | _Pool]  # one run in nearly all cases: the set is mad
 class _House:
     """The maps of one tenant."""
 
-    __slots__ = ("chains", "ids", "lasts", "name", "named", "trails")
+    __slots__ = ("beginnings", "chains", "ids", "lasts", "name", "named", "trails")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.chains: _Book = {}  # chain hash after an answer
         self.ids: _Book = {}  # tool call id that was given out
+        self.beginnings: set[bytes] = set()  # how those ids begin that count in prose too
         self.lasts: _Book = {}  # (first message, latest answer)
         self.named: _Book = {}  # response id or conversation id; one run each
         self.trails = 0
@@ -108,8 +107,8 @@ class Index:
         found, how, whole = _by_chain(house, line), "chain", True
         if found is None:
             found, how, whole = _by_ids(house, line.ids), "ids", False
-            if found is None and house.ids:
-                found, how = _by_ids(house, _in_prose(house, body)), "prose"
+            if found is None and house.beginnings:
+                found, how = _by_ids(house, ids_in(body, house.ids.keys(), house.beginnings)), "prose"
         if not isinstance(found, _Trail):
             found, how = _by_latest(house, line, found), "trimmed"
         if isinstance(found, dict):
@@ -173,8 +172,10 @@ class Index:
             at = fold(at, link)
             self._link(trail, house.chains, at)
         for tool in turn.tools:
-            if tool.id:
-                self._link(trail, house.ids, tool.id)
+            if tool.id and self._link(trail, house.ids, tool.id) and len(house.beginnings) <= MOST_BEGINNINGS:
+                start = beginning(tool.id)
+                if start is not None:
+                    house.beginnings.add(start)
         if turn.links:
             _renew(trail, turn)
         self._bound()
@@ -200,14 +201,15 @@ class Index:
         house.trails += 1
         return trail
 
-    def _link(self, trail: _Trail, book: _Book, key: Any) -> None:
+    def _link(self, trail: _Trail, book: _Book, key: Any) -> bool:
         if not _add(book, key, trail):
-            return
+            return False
         trail.links.append((book, key))
         self._links += 1
         if len(trail.links) > self._most_per_run:
             _drop(*trail.links.popleft(), trail)
             self._links -= 1
+        return True
 
     def _bound(self) -> None:
         while len(self._trails) > self._most_runs or (self._links > self._most_links and len(self._trails) > 1):
@@ -272,20 +274,6 @@ def _by_latest(house: _House, line: Lineage, pool: _Pool | None) -> _Found:
     """(c) The runs whose latest answer is the last one quoted here, in a conversation that began the same."""
     last = house.lasts.get((line.first, line.last_answer)) if line.last_answer else None
     return last if pool is None else _meet(pool, last)
-
-
-def _in_prose(house: _House, body: bytes) -> list[str]:
-    """The tool call ids of this tenant that occur anywhere in a JSON text, as whole words.
-
-    Those with fewer than six characters, or without a digit, occur in any prose.
-    """
-    if b"\\" in body:
-        body = body.replace(b"\\n", b"  ").replace(b"\\t", b"  ").replace(b"\\r", b"  ")
-        if b"\\u" in body:
-            head, *tails = body.split(b"\\u")
-            body = b" ".join([head, *(tail[4:] for tail in tails)])
-    words = set(body.translate(_WORDS).decode("ascii").split())
-    return [name for name in house.ids.keys() & words if len(name) >= 6 and not _DIGITS.isdisjoint(name)]
 
 
 def _alike(pool: _Pool, call: Call, body: bytes, whole: bool) -> _Trail | None:

@@ -43,19 +43,13 @@ class Latest(Struct, frozen=True):
 
 def after(turn: Turn, before: Latest | None) -> Latest:
     """What is known once this turn is over."""
-    results = [result.digest for result in reversed(turn.results)]
-    asked = [tool.digest for tool in reversed(turn.tools)]
+    results = tuple([result.digest for result in reversed(turn.results)]) if turn.results else ()
+    asked = tuple([tool.digest for tool in reversed(turn.tools)]) if turn.tools else ()
     if before is not None:
-        results.extend(before.results)
-        asked.extend(before.asked)
-    return Latest(
-        turn.links[-1] if turn.links else 0,
-        turn.model,
-        turn.line.system,
-        tuple(results[:MOST]),
-        tuple(asked[:MOST]),
-        min(len(turn.tools), MOST),
-    )
+        results = (results + before.results)[:MOST]
+        asked = (asked + before.asked)[:MOST]
+    last = turn.links[-1] if turn.links else 0
+    return Latest(last, turn.model, turn.line.system, results, asked, len(turn.tools))
 
 
 def seen_alike(latest: Latest, call: Call) -> bool:

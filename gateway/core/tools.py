@@ -53,6 +53,8 @@ class _Open(msgspec.Struct):
 
 def fresh(call: Call) -> list[Result]:
     """The results that are new in this request: those after the last answer that it quotes."""
+    if not call.results:
+        return []
     line = call.lineage
     answers = line.answers
     last = answers[-1] if answers else -1
