@@ -1,0 +1,140 @@
+"""The one place that builds a listener: aiohttp's low-level server with our limits and our error page.
+
+Invariant: a handler is cancelled when its client leaves (and only the handler: walks have tasks of their own); nothing
+that a client sent comes back in an error page or goes into the log; a connection that sends its head slowly, or not at
+all, is closed. What never enters: routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp.http_parser
+from aiohttp import web
+
+from gateway.core.errors import ConfigError
+from gateway.core.refusal import openai_error
+from gateway.core.types import Refusal
+
+Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Log = Callable[[str, dict[str, Any]], None]
+
+MOST_CONNECTIONS = 8192
+HEAD_S = 10.0  # from the first byte of a head to its last
+IDLE_S = 75.0  # nginx's default: longer than clients keep a pooled connection
+SHUTDOWN_S = 15.0
+_MOST_LINE, _MOST_HEADERS = 8190, 128  # security.md, limits
+_FULL = Refusal(503, "overloaded", "Too many connections are open. Retry in a second.", retryable=True)
+
+
+def make_runner(
+    handle: Handle, log: Log, connections: int = MOST_CONNECTIONS, head_s: float = HEAD_S
+) -> web.ServerRunner:
+    """A runner for one listener. Raises ConfigError where aiohttp's C parser is missing."""
+    if aiohttp.http_parser.HttpRequestParser is aiohttp.http_parser.HttpRequestParserPy:
+        # CVE-2025-53643: request smuggling, in the Python parser only
+        raise ConfigError("aiohttp's C parser is missing: unset AIOHTTP_NO_EXTENSIONS, or install a wheel of aiohttp.")
+    # ServerRunner takes handler_cancellation as well, and silently ignores it: only the server's own counts.
+    return web.ServerRunner(_Listener(handle, log, connections, head_s), shutdown_timeout=SHUTDOWN_S)
+
+
+class _Listener(web.Server):
+    """Makes connections, and counts them."""
+
+    def __init__(self, handle: Handle, log: Log, connections: int, head_s: float) -> None:
+        super().__init__(
+            handle,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=IDLE_S,
+            max_line_size=_MOST_LINE,
+            max_field_size=_MOST_LINE,
+            max_headers=_MOST_HEADERS,
+            auto_decompress=False,
+            lingering_time=5.0,
+        )
+        self.say = log
+        self.head_s = head_s
+        self.most = connections
+        self.open = 0
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Connection(web.RequestHandler):
+    """One connection. What differs from aiohttp's: a limit on their number, a watch on slow heads, the error page."""
+
+    __slots__ = ("_head_timer", "_listener")
+
+    def __init__(self, listener: _Listener, **named: Any) -> None:
+        super().__init__(listener, **named)
+        self._listener = listener
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Above the limit it is told so and closed, before it costs anything."""
+        self._listener.open += 1
+        if self._listener.open <= self._listener.most or not isinstance(transport, asyncio.Transport):
+            return super().connection_made(transport)
+        self._force_close = True
+        body = openai_error(_FULL)
+        head = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
+        own = b"x-should-retry: true\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+        transport.write(head + own + body)
+        transport.close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._listener.open -= 1
+        self._watch(False)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        waiter = self._waiter
+        # still waiting for a request although bytes came: they are a part of a head
+        self._watch(bool(data) and waiter is not None and not waiter.done())
+
+    def _watch(self, partial: bool) -> None:
+        if not partial:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+        elif self._head_timer is None:
+            self._head_timer = self._loop.call_later(self._listener.head_s, self.force_close)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  aiohttp's signature
+    ) -> web.StreamResponse:
+        """Our page for what isn't HTTP: aiohttp's quotes the line that it can't read, credentials and all."""
+        kind = type(exc).__name__ if exc is not None else "unknown"
+        self._listener.say("malformed" if status < 500 else "unexpected", {"status": status, "kind": kind})
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun already")
+        return error_page(status, kind)
+
+    def log_exception(self, *_args: Any, **named: Any) -> None:
+        """Type only: see handle_error."""
+        error = named.get("exc_info")
+        self._listener.say("connection_failed", {"kind": type(error).__name__})
+
+
+def error_page(status: int, kind: str) -> web.Response:
+    """An answer for which no dialect is known."""
+    if status >= 500:
+        refusal = Refusal(500, "internal_error", "Meterbox failed here; its log says where. Report it to the operator.")
+    else:
+        refusal = Refusal(400, "invalid_request", f"This isn't a well-formed HTTP request ({kind}). Send HTTP/1.1.")
+    page = web.Response(
+        status=refusal.status,
+        body=openai_error(refusal),
+        headers={"content-type": "application/json", "x-should-retry": "false", "server": "meterbox"},
+    )
+    page.force_close()
+    return page
