@@ -7,7 +7,9 @@ Ids are made by the caller, so that every request to a store may be repeated.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
 
 from gateway.core.types import (
     Balance,
@@ -29,6 +31,10 @@ from gateway.core.types import (
     Settled,
 )
 
+if TYPE_CHECKING:
+    from gateway.core.admit import Ask
+    from gateway.core.price import RateCard
+
 
 class Clock(Protocol):
     """The only source of time, chance and ids."""
@@ -49,9 +55,20 @@ class Clock(Protocol):
 class Reader(Protocol):
     """Reads a streamed answer while it passes; any chunking gives the same bytes and the same Reply."""
 
-    ended: bool  # the terminal event was seen; its bytes (and all after it) wait in rest()
-    output_bytes: int  # UTF-8 bytes of visible output so far: text, thoughts, tool arguments
-    input_told: int | None  # exact total input tokens, as soon as the stream states them
+    @property
+    def ended(self) -> bool:
+        """The terminal event was seen; its bytes (and all after it) wait in rest()."""
+        ...
+
+    @property
+    def output_bytes(self) -> int:
+        """UTF-8 bytes of visible output so far: text, thoughts, tool arguments."""
+        ...
+
+    @property
+    def input_told(self) -> int | None:
+        """Exact total input tokens, as soon as the stream states them."""
+        ...
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes bytes as they came; gives back those that may go to the client now, always whole events.
@@ -81,7 +98,8 @@ class Reader(Protocol):
 class Dialect(Protocol):
     """One wire format."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def matches(self, method: str, path: str) -> bool:
         """Is this decoded path one of this format's, billable or not? Only its end counts."""
@@ -117,7 +135,7 @@ class Dialect(Protocol):
 class Rule(Protocol):
     """May this call go? Pure; one rule a file."""
 
-    def check(self, call: Call, run: Run, now: float) -> Refusal | Pending | list[Charge]: ...
+    def check(self, ask: Ask) -> Refusal | Pending | list[Charge]: ...
 
     def note(self, exchange: Exchange) -> None:
         """Learns from what came of it (breakers, local rates)."""
@@ -193,8 +211,13 @@ class Store(Protocol):
 class Stream(Protocol):
     """An upstream answer. `close` may be called from anywhere, at any time, more than once."""
 
-    status: int
-    headers: Sequence[tuple[str, str]]  # names in lower case; content-encoding already taken off and decoded
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Sequence[tuple[str, str]]:
+        """Names in lower case; a content-encoding is already taken off and decoded."""
+        ...
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Body as read, decompressed. Raises UpstreamFailed on reset, stall (gap_s) or total_s."""
@@ -207,9 +230,14 @@ class Upstream(Protocol):
     """Sends one attempt. Raises UpstreamFailed(sent=False) only if no byte of the request can have left."""
 
     async def send(
-        self, provider: Provider, inbound: Inbound, body: bytes, on_open: Callable[[Callable[[], None]], None]
+        self,
+        provider: Provider,
+        inbound: Inbound,
+        body: bytes,
+        on_open: Callable[[Callable[[], None]], None],
+        whole: bool = False,
     ) -> Stream:
-        """`on_open` is called at once with a function that aborts this attempt (also before the head came)."""
+        """`whole`: no stream was asked for, so the head comes only after the last token. `on_open` is called at once with a function that aborts this attempt (also before the head came)."""
         ...
 
 
@@ -227,6 +255,10 @@ class Outlet(Protocol):
         ...
 
     async def end(self) -> None: ...
+
+    def abort(self) -> None:
+        """Breaks the connection off: an answer that began as a whole one and can't be completed must not look whole."""
+        ...
 
     async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         """A complete answer in one go."""
@@ -251,9 +283,66 @@ class Tokenizer(Protocol):
         ...
 
 
+class Prices(Protocol):
+    """Integer rate cards by provider and model."""
+
+    def card(self, provider: Provider, model: str, at: float) -> RateCard | None:
+        """The card in force at that instant; None: unknown, never zero."""
+        ...
+
+
 class Projection(Protocol):
     """Reads the journal and tells others."""
 
     def apply(self, entries: Sequence[Entry]) -> None:
         """A batch in order; returns when its cursor may move."""
         ...
+
+
+class RunFilter(Struct, frozen=True):
+    """Which runs, in which order. None: any."""
+
+    state: str | None = None
+    agent: str | None = None
+    user: str | None = None
+    since: float | None = None  # started at or after
+    sort: str = "-last_at"  # started_at | last_at | spent, with - in front: falling
+
+
+class Reading(Protocol):
+    """The store for readers (`/api`, console): what is committed, straight from the ledger. Synchronous, from one thread.
+
+    A cursor is opaque: a page gives it, None after the last one. Raises StoreFailed; a wrong cursor or sort, ValueError.
+    """
+
+    def runs(
+        self, wanted: RunFilter, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[tuple[Run, Balance]], str | None]:
+        """Runs with their dollar account (spent and held include descendants)."""
+        ...
+
+    def get_run(self, key: str) -> tuple[Run, Balance] | None: ...
+
+    def children(self, key: str) -> list[str]:
+        """Keys of the runs whose parent this is."""
+        ...
+
+    def calls(self, run: str, limit: int = 100, cursor: str | None = None) -> tuple[list[Exchange], str | None]:
+        """Calls of a run in the order of their ends, with what was learnt later laid over."""
+        ...
+
+    def entries(self, after_seq: int, run: str | None = None, limit: int = 100) -> list[Entry]:
+        """The journal in commit order."""
+        ...
+
+    def newest(self, most: int) -> list[Entry]:
+        """The newest calls of the journal, oldest first."""
+        ...
+
+    def account(self, name: str) -> Balance | None: ...
+
+    def accounts(self, kind: str, limit: int = 100, cursor: str | None = None) -> tuple[list[Balance], str | None]:
+        """Accounts of one kind (run, agent, user, key, global), by name."""
+        ...
+
+    def findings(self, run: str, limit: int = 100) -> list[Finding]: ...

@@ -371,6 +371,8 @@ class Order(Struct, frozen=True):
     deadline_at: float  # the call's total timeout + 60 s: presumed after that
     wait_s: float = 0.0  # held is not spent: how long to wait since the account's last settle; 0: answer at once
     gates: tuple[str, ...] = ()  # accounts that only need to be open (kill switches): run/R, agent/A, user/U, global
+    about: tuple[str, str, str, str, bool] = ("", "", "", "", False)  # dialect, provider, operation, model, stream:
+    # all that is known of a call whose process dies before settle
 
 
 class Reservation(Struct, frozen=True):
@@ -399,6 +401,7 @@ class Settled(Struct, frozen=True):
     charged: int | None
     balances: tuple[Balance, ...] = ()
     late: bool = False  # it had been presumed before: trueup
+    step: int = 0  # of the call in its run
 
 
 class Finding(Struct, frozen=True):

@@ -1,0 +1,402 @@
+"""The default store: one SQLite file, written by one thread in group commits (ledger.md section 7).
+
+The thread takes what is queued (1 to 64 operations), carries it out on a book in memory that reads missing rows from
+the file, writes what changed in one transaction, and only then answers. If the commit fails, the book is thrown away,
+admission closes (`failed`), settles wait and are tried again. The lock file is held by flock for the length of a batch:
+one writer at a time, and no commit races a checkpoint. Each process holds a lock file of its own while it lives: who
+can take it knows that its owner is dead, and charges its holds.
+
+Invariant: an answer given is on disk (as far as `durability` says); a file that can't be trusted is named and left as
+it is. What never enters: a decision about money (core.ledger), a network file system, a second thread that writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import queue
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+from urllib.parse import quote
+
+from gateway.core import ledger, schema, settle
+from gateway.core.audit import audit, book_of_tables
+from gateway.core.book import Book
+from gateway.core.desk import Desk, Op, Window, tell
+from gateway.core.errors import ConfigError, MeterboxError, StoreFailed
+from gateway.core.ground import ADVICE, complaint_on_file, complaint_on_mount, damaged
+from gateway.core.reading import SqlReading, SqlShelf
+
+T = TypeVar("T")
+
+BATCH_MOST: Final = 64
+QUEUE_MOST: Final = 20_000  # operations that wait for the thread
+KEPT_MOST: Final = 10_000  # settles that wait for a store that fails; what is lost beyond is presumed at its hold
+CACHE_MOST: Final = 8_192  # rows of one kind in memory before those at rest are let go
+LOCK_TRIES, LOCK_PAUSE_S = 400, 0.005  # 2 s in all, then admission closes
+SWEEP_S, PARKED_SWEEP_S = 1.0, 0.1  # the latter while orders wait: their patience ends on time
+LEASE_S, RENEW_S = 30.0, 10.0
+CHECKPOINT_EVERY: Final = 100  # batches
+CHECK_MOST_BYTES: Final = 64 * 2**20
+
+
+def _refuse_bad_ground(lock_file: Path) -> None:
+    """Raises ConfigError where locks can't be relied on. The caller holds the lock."""
+    folder = lock_file.parent.resolve()
+    mounts = Path("/proc/mounts")
+    said = mounts.read_text("utf-8", "replace") if mounts.exists() else ""
+    if (complaint := complaint_on_mount(said, str(folder))) is not None:
+        raise ConfigError(complaint)
+    if _take(lock_file) is not None:
+        raise ConfigError(f"{folder} does not honour flock: a lock that is held could be taken again; {ADVICE}")
+
+
+def _take(lock_file: Path) -> int | None:
+    """Locks a file for as long as the descriptor lives; None if somebody else holds it."""
+    lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"file:{quote(str(path))}?mode={mode}", uri=True, timeout=5.0, isolation_level=None,
+        check_same_thread=False, cached_statements=512,
+    )  # fmt: skip
+
+
+def _refuse_bad_file(path: Path, check: bool) -> None:
+    """Raises StoreFailed for a file that isn't ours, is newer than we are, or is damaged. Opens it read-only."""
+    try:
+        with closing(_connect(path, "ro")) as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            ours = connection.execute("PRAGMA application_id").fetchone()[0]
+            rows = connection.execute("PRAGMA quick_check(3)").fetchall() if check else [("ok",)]
+    except sqlite3.Error as error:
+        raise StoreFailed(damaged(str(path), str(error))) from error
+    said = "; ".join(str(row[0]) for row in rows)
+    if (complaint := complaint_on_file(str(path), ours, version, said)) is not None:
+        raise StoreFailed(complaint)
+
+
+@contextmanager
+def _locked(lock: int, pause: threading.Event) -> Iterator[None]:
+    """Holds ledger.lock. Raises OSError if it wasn't free within 2 s."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            pause.wait(LOCK_PAUSE_S)
+    else:
+        raise OSError("ledger.lock was not free within 2 s: another process holds it")
+    try:
+        yield
+    finally:
+        fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+class SqliteStore(Desk):
+    """`ports.Store` over one SQLite file. `open` and `close` frame its life; the rest may be called between."""
+
+    def __init__(
+        self, path: Path, now: Callable[[], float], new_id: Callable[[str], str], idle_s: float = 600.0,
+        durability: Literal["process", "power_loss"] = "process",
+    ) -> None:  # fmt: skip
+        self.path = path
+        self.instance = new_id("ins")
+        self.idle_s = idle_s
+        self._now = now
+        self._full = durability == "power_loss"
+        self._inbox: queue.SimpleQueue[Op | None] = queue.SimpleQueue()
+        self._kept: deque[Op] = deque()
+        self._open = False
+        self._why: str | None = "the store is not open"
+        self._damaged: str | None = None
+        self._pause = threading.Event()
+        self._time = 0.0
+        self._swept_at = self._renewed_at = self._beat_at = float("-inf")
+        self._locks: list[int] = []  # descriptors to close at the end
+        self._unsynced, self._batches, self._version = False, 0, -1
+
+    async def open(self) -> None:
+        """Checks the ground and the file, charges the holds of dead instances, starts the thread.
+
+        Raises ConfigError where this place can't keep a ledger, StoreFailed where the file can't be used.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        threading.Thread(target=self._work, name="ledger", daemon=True).start()
+        await self._ready
+        self._open = True
+
+    async def close(self) -> None:
+        """Writes what is queued, presumes what is still held, ends the thread."""
+        if self._open:
+            self._open = False
+            self._inbox.put(None)
+            await asyncio.shield(self._ended)
+
+    def ask(self, act: Callable[..., T], *args: Any, kept: bool = False) -> Awaitable[T]:
+        """Queues one operation for the thread."""
+        reply: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if self._inbox.qsize() >= QUEUE_MOST:
+            reply.set_exception(StoreFailed("the store is too far behind"))
+        elif not self._open or (self.failed() is not None and not kept):
+            reply.set_exception(StoreFailed(self.failed() or "the store is closed"))
+        else:
+            self._inbox.put(Op(act, args, reply, kept))
+        return reply
+
+    def forget(self, order_id: str) -> None:
+        """The caller of a waiting order left."""
+        self._inbox.put(Op(ledger.forget, (order_id,), None, False))
+
+    def failed(self) -> str | None:
+        """Why admission is closed; None while the store works."""
+        return self._damaged or self._why
+
+    def reading(self) -> SqlReading:
+        """A reader with a connection of its own, for one thread."""
+        return SqlReading(self._reader())
+
+    def audit(self) -> list[str]:
+        """What is wrong with the balances as they are on disk; reads all of it, from any thread."""
+        query = self._reader()
+        query("BEGIN", ())  # one instant
+        return audit(*book_of_tables(query))
+
+    def _reader(self) -> Callable[[str, Sequence[Any]], list[Any]]:
+        connection = _connect(self.path, "ro")
+
+        def query(sql: str, values: Sequence[Any]) -> list[Any]:
+            try:
+                return connection.execute(sql, values).fetchall()
+            except sqlite3.Error as error:
+                raise StoreFailed(f"the ledger {self.path} can't be read: {error}") from error
+
+        return query
+
+    def _tell(self, done: list[tuple[Any, Any]]) -> None:
+        if done:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(tell, done)
+
+    def _work(self) -> None:
+        try:
+            self._begin()
+        except Exception as error:  # noqa: BLE001 - whatever it is, `open` raises it
+            self._let_go()
+            failed = error if isinstance(error, MeterboxError) else StoreFailed(f"can't open {self.path}: {error}")
+            failed.__cause__ = None if failed is error else error
+            self._tell([(self._ready, failed)])
+            return
+        self._why = None
+        self._tell([(self._ready, None)])
+        going = True
+        while going:
+            ops, going = self._gather()
+            self._turn(ops)
+        self._finish()
+        self._tell([(self._ended, None)])
+
+    def _begin(self) -> None:
+        lock_file, self._instances = self.path.with_suffix(".lock"), self.path.with_suffix(".instances")
+        self._instances.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._locks.append(self._lock)
+        with _locked(self._lock, self._pause):
+            _refuse_bad_ground(lock_file)
+            size = self.path.stat().st_size if self.path.exists() else 0
+            if size:
+                _refuse_bad_file(self.path, size <= CHECK_MOST_BYTES)
+            self._connection = _connect(self.path, "rwc")
+            self._settle_in()
+        if size > CHECK_MOST_BYTES:
+            threading.Thread(target=self._check, name="ledger-check", daemon=True).start()
+
+    def _settle_in(self) -> None:
+        """Tables, time, our own lock and lease; charges the holds of instances whose lock can be taken."""
+        execute = self._connection.execute
+        if execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
+            raise ConfigError(f"{self.path} can't use a write-ahead log here; set [stores.sqlite] path to a local disk")
+        execute("PRAGMA wal_autocheckpoint=0")
+        execute("PRAGMA synchronous=FULL" if self._full else "PRAGMA synchronous=NORMAL")
+        self._shelf = SqlShelf(lambda sql, values: execute(sql, values).fetchall())
+        self._window = Window(Book(self.instance, self._shelf))
+        with self._transaction():
+            for statement in schema.migrations_after(execute("PRAGMA user_version").fetchone()[0]):
+                execute(statement)
+            stored = execute("SELECT value FROM meta WHERE name = 'last_now'").fetchone()
+            self._time = float(stored[0]) if stored is not None else 0.0
+            self._renew(self._tick())
+        mine = _take(self._instances / f"{self.instance}.lock")
+        self._locks += [mine] if mine is not None else []
+        for file in sorted(self._instances.glob("*.lock")):
+            lock = _take(file)
+            if lock is not None:
+                self._bury(file.stem)
+                file.unlink()
+                os.close(lock)
+
+    def _bury(self, instance: str) -> None:
+        lost = 1
+        while lost:
+            with self._transaction() as execute:
+                lost = settle.bury(self._window.book, self._tick(), instance)
+                self._write()
+                execute("DELETE FROM instance WHERE id = ?", (instance,))
+
+    def _check(self) -> None:
+        try:
+            _refuse_bad_file(self.path, True)
+        except StoreFailed as error:
+            self._damaged = str(error)
+
+    def _gather(self) -> tuple[list[Op], bool]:
+        """What is queued, up to a batch; waits for the first, but not past the next sweep. False: close was asked."""
+        ops: list[Op] = []
+        patience = PARKED_SWEEP_S if self._window.book.line.parked else SWEEP_S
+        with suppress(queue.Empty):
+            op = self._inbox.get(timeout=patience)
+            while op is not None:
+                ops.append(op)
+                if len(ops) == BATCH_MOST:
+                    return ops, True
+                op = self._inbox.get_nowait()
+            return ops, False
+        return ops, True
+
+    def _turn(self, ops: list[Op]) -> None:
+        wall, every = self._now(), PARKED_SWEEP_S if self._window.book.line.parked else SWEEP_S
+        if abs(wall - self._swept_at) >= every:  # abs: the clock may step back
+            self._swept_at = wall
+            ops.append(Op(settle.expire, (self.idle_s,), None, False))
+        if self._why is None:
+            self._keep([] if not ops or self._attempt(ops) else ops)
+            return
+        self._refuse([op.reply for op in ops if not op.kept])
+        self._keep(ops)
+        waiting = list(self._kept)
+        self._kept.clear()
+        while self._attempt(waiting[:BATCH_MOST]):  # without any, it still tries whether the file can be written
+            waiting = waiting[BATCH_MOST:]
+            if not waiting:
+                self._why = None
+                return
+        self._keep(waiting)
+
+    def _attempt(self, ops: list[Op]) -> bool:
+        """One batch. False: the file failed, admission is closed, what is kept must be tried again. Where one operation
+        is at fault, it alone is answered with StoreFailed."""
+        done: list[tuple[Any, Any]] = []
+        try:
+            self._commit(ops, done)
+        except Exception as error:  # noqa: BLE001 - becomes `failed()`, or the answer of the operation at fault
+            lost = self._window.throw_away(ops, done)
+            if isinstance(error, OSError | sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
+                self._why = f"the ledger {self.path} can't be written: {error}"
+                self._refuse(lost + [op.reply for op in ops if not op.kept])
+                return False
+            self._refuse(lost, "the ledger threw away a batch")
+            if len(ops) > 1:
+                return all([self._attempt([op]) for op in ops])  # noqa: C419 - every one must be tried
+            self._refuse([op.reply for op in ops], f"the ledger can't carry this out: {error!r}")
+            return True
+        self._tell(done)
+        return True
+
+    def _commit(self, ops: list[Op], done: list[tuple[Any, Any]]) -> None:
+        with self._transaction() as execute:
+            now = self._tick()
+            if abs(now - self._renewed_at) >= RENEW_S:
+                self._renew(now)
+            if self._why is not None or self._beat:
+                execute(schema.PUT_META, (now,))
+            if orders := [op.args[0] for op in ops if op.act is ledger.reserve]:
+                self._shelf.prefetch(self._window.book, orders)
+            self._window.carry_out(ops, now, done)
+            self._write()
+        self._window.book.trim(CACHE_MOST)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        """ledger.lock around BEGIN IMMEDIATE ... COMMIT, and a checkpoint now and then."""
+        execute = self._connection.execute
+        with _locked(self._lock, self._pause):
+            self._beat = self._unsynced and abs(self._now() - self._beat_at) >= SWEEP_S and not self._full
+            if self._beat:
+                execute("PRAGMA synchronous=FULL")
+            try:
+                execute("BEGIN IMMEDIATE")
+                version = execute("PRAGMA data_version").fetchone()[0]
+                if version != self._version:  # another process wrote: what we have in mind may be old
+                    self._window.book.drop()
+                    self._version = version
+                yield execute
+                execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._connection.rollback()
+                raise
+            finally:
+                if self._beat:
+                    execute("PRAGMA synchronous=NORMAL")
+            self._beat_at, self._unsynced = (self._now(), False) if self._beat else (self._beat_at, self._unsynced)
+            self._batches += 1
+            if self._batches % CHECKPOINT_EVERY == 0:
+                execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def _write(self) -> None:
+        dirty = self._window.book.take_dirty()
+        self._unsynced = self._unsynced or bool(dirty)
+        for sql, values in schema.statements_of(self._window.book, dirty):
+            self._connection.execute(sql, values)
+
+    def _renew(self, now: float) -> None:
+        self._connection.execute(schema.PUT_LEASE, (self.instance, now + LEASE_S))
+        self._connection.execute(schema.END_LEASES, (now,))
+        self._renewed_at = now
+
+    def _tick(self) -> float:
+        """The store's time: never behind what was written."""
+        self._time = max(self._time, self._now())
+        return self._time
+
+    def _refuse(self, replies: list[Any], why: str | None = None) -> None:
+        self._tell([(reply, StoreFailed(why or self.failed() or "the store is closed")) for reply in replies])
+
+    def _keep(self, ops: list[Op]) -> None:
+        self._kept.extend(op for op in ops if op.kept)
+        while len(self._kept) > KEPT_MOST:
+            self._refuse([self._kept.pop().reply])
+
+    def _finish(self) -> None:
+        self._why = self._why or "the store is closed"
+        late = list(self._kept)
+        while not self._inbox.empty():
+            op = self._inbox.get_nowait()
+            late += [op] if op is not None else []
+        self._refuse([op.reply for op in late] + self._window.throw_away((), ()))
+        with suppress(OSError, sqlite3.Error):  # else the next start charges what we still hold
+            self._bury(self.instance)
+            with _locked(self._lock, self._pause):
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                self._connection.close()
+            (self._instances / f"{self.instance}.lock").unlink()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        while self._locks:
+            os.close(self._locks.pop())
