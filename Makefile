@@ -53,7 +53,7 @@ test-long: setup ## the property and crash tests with many more examples
 	METERBOX_TEST_LONG=1 $(BIN)/pytest -m 'long or not long' --timeout 3600
 
 bench: setup ## measure the proxy against a direct connection and nginx; prints, judges nothing
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench.run
 
 clean: ## forget .venv and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
