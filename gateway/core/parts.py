@@ -1,0 +1,31 @@
+"""What the walk is made of: one value that the composition root fills and the pipeline reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from gateway.core.identify import Index
+from gateway.core.kin import Kin
+from gateway.core.live import Live
+from gateway.core.ports import Clock, Prices, Rule, Store, Tokenizer, Upstream
+from gateway.core.quote import Policy
+
+
+class Parts(Struct, frozen=True):
+    """Everything that one walk may use. `log(event, fields)` writes a line for refusals and errors only."""
+
+    store: Store
+    upstream: Upstream
+    prices: Prices
+    tokenizer: Tokenizer
+    rules: Sequence[Rule]
+    clock: Clock
+    index: Index
+    kin: Kin
+    live: Live
+    policy: Policy
+    log: Callable[[str, dict[str, Any]], None]
+    wait_s: float = 30.0

@@ -1,0 +1,200 @@
+"""The real thing for end-to-end tests: `serve` as a process on loopback, a plain HTTP client, and the ledger by /api.
+
+Invariant: everything runs on free ports in a folder of the test's own, and is gone after the test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT / "../shared"
+NUSD = 1_000_000_000
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def nusd(text: str | None) -> int:
+    """Exact nano-dollars of a decimal string."""
+    assert text is not None
+    amount = Decimal(text) * NUSD
+    assert amount == int(amount), f"{text} is finer than a nano-dollar"
+    return int(amount)
+
+
+class Answer:
+    """A whole HTTP answer."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = {name.lower(): value for name, value in headers.items()}
+        self.body = body
+
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+class Gateway:
+    """One `serve` process; `config` is the text of its meterbox.toml without [server] and [stores]."""
+
+    def __init__(self, folder: Path, config: str, *, server: str = "") -> None:
+        self.port = free_port()
+        self.folder = folder
+        self.file = folder / "meterbox.toml"
+        self.log = folder / "gateway.log"
+        state = folder / "state"
+        self.file.write_text(
+            f'[server]\nport = {self.port}\n{server}\n[stores.sqlite]\npath = "{state}/ledger.db"\n{config}'
+        )
+        state.mkdir(exist_ok=True)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> Gateway:
+        """Starts it and waits until calls are served."""
+        env = {name: value for name, value in os.environ.items() if not name.startswith("METERBOX_")}
+        env["XDG_STATE_HOME"] = str(self.folder / "home")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gateway", "serve", "--config", str(self.file)],
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                env=env,
+            )
+        until = time.monotonic() + 15
+        while time.monotonic() < until:
+            if self.process.poll() is not None:
+                raise AssertionError(f"serve ended with {self.process.returncode}: {self.log.read_text()[-2000:]}")
+            try:
+                if self.get("/readyz").status == 200:
+                    return self
+            except OSError:
+                time.sleep(0.02)
+        raise AssertionError(f"not ready within 15 s: {self.log.read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        """SIGKILL: no chance to write anything."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+
+    def stop(self) -> None:
+        """The polite end."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def __enter__(self) -> Gateway:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        """A GET by hand."""
+        return self.send("GET", path, None, headers)
+
+    def post(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Answer:
+        """A POST of JSON (or of bytes as they are) by hand."""
+        return self.send("POST", path, body, headers)
+
+    def send(self, method: str, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Answer:
+        """One request on a connection of its own."""
+        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+            line.request(method, path, data, {"content-type": "application/json", **(headers or {})})
+            got = line.getresponse()
+            return Answer(got.status, dict(got.getheaders()), got.read())
+        finally:
+            line.close()
+
+    def items(self, path: str) -> list[dict[str, Any]]:
+        """All items of a list, page by page."""
+        found: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            joined = "&" if "?" in path else "?"
+            page = self.get(f"{path}{joined}limit=1000{cursor}").json()
+            found += page["items"]
+            if page["next_cursor"] is None:
+                return found
+            cursor = f"&cursor={page['next_cursor']}"
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """A run as /api tells it."""
+        found: dict[str, Any] = self.get(f"/api/runs/{run_id}").json()
+        return found
+
+    def quiet(self, run_id: str, seconds: float = 10) -> dict[str, Any]:
+        """The run once nothing is held any more."""
+        until = time.monotonic() + seconds
+        while True:
+            run = self.run(run_id)
+            if nusd(run["held_usd"]) == 0 or time.monotonic() > until:
+                return run
+            time.sleep(0.05)
+
+
+async def fetch(
+    port: int, path: str, body: Any, headers: Mapping[str, str] | None = None, leave_after: int | None = None
+) -> Answer:
+    """One POST on a raw connection, many of them side by side; `leave_after` bytes of body the client hangs up."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        data = json.dumps(body).encode()
+        lines = [f"POST {path} HTTP/1.1", "host: 127.0.0.1", f"content-length: {len(data)}", "connection: close"]
+        lines += ["content-type: application/json", *(f"{name}: {value}" for name, value in (headers or {}).items())]
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        named = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+        got = b""
+        while leave_after is None or len(got) < leave_after:
+            part = await reader.read(65536)
+            if not part:
+                break
+            got += part
+        plain = dechunk(got) if named.get("transfer-encoding") == "chunked" else got
+        return Answer(int(head[0].split()[1]), named, plain)
+    finally:
+        writer.transport.abort()
+
+
+def dechunk(data: bytes) -> bytes:
+    """The body of the chunked transfer coding; what is incomplete stays as far as it came."""
+    out = b""
+    while data:
+        size, _, rest = data.partition(b"\r\n")
+        length = int(size.split(b";")[0] or b"0", 16)
+        if length == 0:
+            break
+        out += rest[:length]
+        data = rest[length + 2 :]
+    return out
