@@ -22,10 +22,17 @@ from tests.replay import (
 pytestmark = pytest.mark.shared
 
 
-@pytest.mark.parametrize("order", [one_by_one, in_turns, at_random])
-@pytest.mark.parametrize(
-    ("spelling", "answering"), [(plain, whole), (plain, streamed), (trimmed, whole), (respelled, streamed)]
-)
+ORDERS = (one_by_one, in_turns, at_random)
+WAYS = ((plain, whole), (plain, streamed), (trimmed, whole), (respelled, streamed))
+SHORT = ((one_by_one, plain, whole), (in_turns, respelled, streamed), (at_random, trimmed, whole))
+ALL = [
+    pytest.param(order, *way, marks=() if (order, *way) in SHORT else pytest.mark.long)
+    for order in ORDERS
+    for way in WAYS
+]
+
+
+@pytest.mark.parametrize(("order", "spelling", "answering"), ALL)
 def test_recorded_runs_are_kept_whole_and_apart(order: Order, spelling: Spelling, answering: Answering) -> None:
     """At least 95 % of the 534 runs keep all their calls in one run, and no run holds calls of two."""
     outcome = replay(order, spelling, answering)
