@@ -156,12 +156,14 @@ def _up(total: int, permille: int) -> int:
 
 
 def _input_cost(rates: Rates, usage: Usage, tokens_in: int) -> int:
-    read, hour = _count(usage.cache_read_tokens), _count(usage.cache_write_1h_tokens)
-    written = max(_count(usage.cache_write_tokens), hour)
-    audio = _count(usage.audio_input_tokens)
-    plain = max(0, tokens_in - read - written - audio)
+    """Parts are taken out of the total, the dearest kind first: a provider may count one token as written and read
+    (OpenRouter's Gemini does), and no usage may cost more than all of its input at the dearest class."""
+    written = min(tokens_in, max(_count(usage.cache_write_tokens), _count(usage.cache_write_1h_tokens)))
+    hour = min(written, _count(usage.cache_write_1h_tokens))
+    audio = min(tokens_in - written, _count(usage.audio_input_tokens))
+    read = min(tokens_in - written - audio, _count(usage.cache_read_tokens))
     return (
-        plain * rates.input
+        (tokens_in - read - written - audio) * rates.input
         + read * rates.cache_read
         + (written - hour) * rates.cache_write
         + hour * rates.cache_write_1h
@@ -170,9 +172,10 @@ def _input_cost(rates: Rates, usage: Usage, tokens_in: int) -> int:
 
 
 def _output_cost(rates: Rates, usage: Usage) -> int:
-    thought, audio = _count(usage.reasoning_tokens), _count(usage.audio_output_tokens)
-    plain = max(0, _count(usage.output_tokens) - thought - audio)
-    return plain * rates.output + thought * rates.reasoning + audio * rates.audio_output
+    total = _count(usage.output_tokens)
+    audio = min(total, _count(usage.audio_output_tokens))
+    thought = min(total - audio, _count(usage.reasoning_tokens))
+    return (total - thought - audio) * rates.output + thought * rates.reasoning + audio * rates.audio_output
 
 
 def _served(card: RateCard, tier: str | None, speed: str | None) -> Rates:
@@ -284,11 +287,12 @@ def _reachable(card: RateCard, size: Size) -> Rates:
     """The dearest rates that the request may be served at. Absent and `auto` are whatever the account is set to
     (OpenAI projects have a default tier); a named tier may be downgraded to the standard one."""
     ceiling = card.ceiling or card.rates
+    standard = card.tiers.get("default", card.rates)
     tier = size.tier
     if tier in card.tiers:
-        ceiling = dearest(card.rates, card.tiers[tier])
+        ceiling = dearest(card.rates, standard, card.tiers[tier])
     elif tier in STANDARD:
-        ceiling = dearest(card.rates)
+        ceiling = dearest(card.rates, standard)
     if size.speed is not None and size.speed in card.speeds:
         ceiling = dearest(ceiling, card.speeds[size.speed])
     return ceiling
