@@ -31,7 +31,7 @@ def fault(folder: Path, text: str, environ: dict[str, str] | None = None, **flag
 
 
 def test_no_file_at_all_works(tmp_path, monkeypatch):
-    """Without a file: OpenAI and Anthropic with the client's own keys, every run may spend $10 (design.md section 5)."""
+    """Without a file: OpenAI and Anthropic, the client's own keys, $10 a run (design.md section 5)."""
     monkeypatch.chdir(tmp_path)
     settings = load(None, {"HOME": str(tmp_path)})
     assert ["openai", "anthropic"] == list(settings.providers())
@@ -167,7 +167,6 @@ def test_all_faults_are_told_at_once(tmp_path):
         (RUN + "usd = 1\nalert_at = [0.5]\n", "budgets[0].alert_at"),
         (RUN.replace('"run"', '"agent:*"') + 'usd = 1\nper = "day"\n', "budgets[0].scope"),
         (RUN + 'usd = 1\nmode = "expected"\n', "budgets[0].mode"),
-        (RUN + 'usd = 1\nmode = "shadow"\n', "budgets[0].mode"),
         (RUN + 'usd = 1\non_exceed = "last_call"\n', "budgets[0].on_exceed"),
         (RUN + 'usd = 1\nzone = "Europe/Berlin"\n', "budgets[0].zone"),
         (RUN + "usd = 1\nshare = 0.5\n", "budgets[0].share"),
@@ -234,6 +233,11 @@ def test_a_budget_may_be_raised_as_far_as_max_usd(tmp_path):
     budgets = load(write(tmp_path, RUN + "usd = 1\nmax_usd = 2\n"), {}).run_budgets()
     assert [(NUSD, 2 * NUSD)] == [(budget.limit, budget.most) for budget in budgets]
     assert "max_usd is how far" in fault(tmp_path, RUN + "usd = 2\nmax_usd = 1\n")
+
+
+def test_a_shadow_budget_only_counts(tmp_path):
+    """mode = "shadow" is passed on: it never clamps or refuses (design.md section 2)."""
+    assert [True] == [one.shadow for one in load(write(tmp_path, RUN + "usd = 1\nmode = 'shadow'\n"), {}).run_budgets()]
 
 
 def test_more_than_a_thousand_dollars_a_run_is_worth_a_warning(tmp_path):

@@ -85,7 +85,7 @@ def _budgets(settings: Settings) -> list[dict[str, Any]]:
             "scope": "run",
             "usd": usd(b.limit),
             "max_usd": usd(b.most),
-            "mode": "strict",
+            "mode": "shadow" if b.shadow else "strict",
             "clamp": b.clamp,
         }
         for b in settings.run_budgets()

@@ -110,9 +110,9 @@ def _head(run: dict[str, Any], calls: Sequence[dict[str, Any]]) -> str:
     who = f" ({', '.join(names)})" if names else ""
     return (
         f"Run {harmless(run['run_id'], 140)}{who}, known by: {harmless(run['source'], 30)}\n"
-        f"What happened  {number(run['calls'])} calls and {number(run['tool_calls'])} tool calls in {seconds(lasted)} "
+        f"What happened   {number(run['calls'])} calls and {number(run['tool_calls'])} tool calls in {seconds(lasted)} "
         f"from {moment(run['started_at'])}; {number(refused)} refused, {number(run['errors'])} errors\n"
-        f"Why it stopped {_why(run, refused)}"
+        f"Why it stopped  {_why(run, refused)}"
     )
 
 
@@ -150,7 +150,7 @@ def _cost(run: dict[str, Any], calls: Sequence[dict[str, Any]]) -> str:
     unknown = sum(1 for call in calls if call["cost_usd"] is None)
     if unknown:
         more.append(f"{unknown} calls have no known cost")
-    return "What it cost   " + "; ".join([f"{money(run['spent_usd'])}{of}", *more])
+    return "What it cost    " + "; ".join([f"{money(run['spent_usd'])}{of}", *more])
 
 
 def _models(calls: Sequence[dict[str, Any]]) -> str:
@@ -200,7 +200,7 @@ def _now(run: dict[str, Any], calls: Sequence[dict[str, Any]]) -> str:
         said = [f"meterbox resume {name}   lets it go on"]
     else:
         said = ["nothing: it is over"]
-    return "What to do now " + "\n               ".join(said)
+    return "What to do now  " + "\n                ".join(said)
 
 
 def _instant(stamp: str) -> datetime:

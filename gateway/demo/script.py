@@ -85,7 +85,7 @@ class Answer(Struct, frozen=True):
     @property
     def tool_tokens(self) -> int:
         """Four bytes a token, as the input is counted."""
-        return 0 if self.tool is None else -(-len(self.tool.arguments) // 4)
+        return 0 if self.tool is None else _tokens_in(self.tool)
 
     @property
     def output_tokens(self) -> int:
@@ -100,29 +100,28 @@ def tokens_of(body: bytes) -> int:
 
 def answer(prompt: Prompt, script: Script, number: int) -> Answer:
     """The answer to the provider's call `number`."""
-    calls_tool = bool(prompt.tools) and (script.tool_steps < 0 or prompt.tool_results < script.tool_steps)
-    tool = _tool(prompt, number) if calls_tool else None
+    wants_tool = bool(prompt.tools) and (script.tool_steps < 0 or prompt.tool_results < script.tool_steps)
+    tool = _tool(prompt, number) if wants_tool else None
     room = MODEL_MOST if prompt.limit is None or script.ignore_limit else prompt.limit
-    tool_tokens = 0 if tool is None else -(-len(tool.arguments) // 4)
     reasoning = min(script.reasoning_tokens, room)
-    wanted = script.output_tokens
-    words = min(wanted, max(0, room - reasoning))
-    if tool is not None and reasoning + wanted + tool_tokens > room:
-        tool = None  # cut off by the limit before the call was written
-        words = max(0, min(words, room - reasoning))
-    finish = "tool" if tool else "stop" if reasoning + words < room or words == wanted else "length"
-    if calls_tool and tool is None:
-        finish = "length"
+    words = min(script.output_tokens, room - reasoning)
+    if tool is not None and reasoning + words + _tokens_in(tool) > room:
+        tool = None  # the limit came before the call was written
+    cut = words < script.output_tokens or reasoning < script.reasoning_tokens or (wants_tool and tool is None)
     return Answer(
         id=f"scripted-{number}",
         model=prompt.model,
         words=tuple(WORDS[(number + i) % len(WORDS)] for i in range(words)),
         reasoning_tokens=reasoning,
         tool=tool,
-        finish=finish,
+        finish="length" if cut else "tool" if tool else "stop",
         input_tokens=prompt.input_tokens,
         cached_tokens=min(script.cached_tokens, prompt.input_tokens),
     )
+
+
+def _tokens_in(tool: Tool) -> int:
+    return -(-len(tool.arguments) // 4)
 
 
 def _tool(prompt: Prompt, number: int) -> Tool:

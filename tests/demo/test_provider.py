@@ -63,7 +63,7 @@ async def ask(http, provider, path, body, **named):
 def told(path, text):
     """(input, output) tokens as the answer tells them, streamed or not; None where it doesn't."""
     events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")] or [json.loads(text)]
-    found = {}
+    found: dict[str, int] = {}
     for event in events:
         at = event.get("message") or event.get("response") or event
         found |= {key: value for key, value in (at.get("usage") or {}).items() if isinstance(value, int)}

@@ -1,0 +1,43 @@
+"""`kill`: one target, the reason passed on."""
+
+import json
+
+import pytest
+
+from tests.cli.conftest import RUN
+
+
+def test_a_run_is_killed_with_its_reason(box, meterbox):
+    """The reason goes to the control plane, which tells it to the refused calls."""
+    box.answers["POST /api/runs/r-1/kill"] = {**RUN, "state": "killed"}
+    status, out, _ = meterbox("kill", "r-1", "--reason", "enough")
+    assert (0, "killed r-1; `meterbox resume r-1` lets it go on\n") == (status, out)
+    assert ("POST /api/runs/r-1/kill", {"reason": "enough"}) == box.asked[0][:2]
+
+
+@pytest.mark.parametrize(
+    ("args", "target"),
+    [(("--all",), {"all": True}), (("--agent", "a"), {"agent": "a"}), (("--user", "u"), {"user": "u"})],
+)
+def test_a_switch_names_its_target(box, meterbox, args, target):
+    """All, one agent's, or one user's runs."""
+    said = {"gate": "global", "open": False, "runs": 2, "calls": 1}
+    box.answers["POST /api/kill"] = said
+    assert said == json.loads(meterbox("kill", *args, "--json")[1])
+    assert {**target, "reason": "stopped by the operator"} == box.asked[0][1]
+
+
+@pytest.mark.parametrize("args", [(), ("r-1", "--all"), ("--agent", "a", "--user", "u")])
+def test_anything_but_one_target_is_a_usage_error(box, meterbox, args):
+    """Nothing is stopped by accident: exit status 2, and nobody was asked."""
+    status, _, err = meterbox("kill", *args)
+    assert 2 == status
+    assert "name exactly one" in err
+    assert [] == box.asked
+
+
+def test_an_unknown_run_is_an_error(box, meterbox):
+    """Exit status 1, the reason on stderr, nothing on stdout."""
+    status, out, err = meterbox("kill", "nope")
+    assert (1, "") == (status, out)
+    assert "There is no such" in err

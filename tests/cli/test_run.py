@@ -1,0 +1,104 @@
+"""`run`: the command is its own, its calls are one run, the receipt is talk."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gateway.cli.run import environment
+from tests.cli.conftest import RUN
+
+SHOW = "import os,sys; print(os.environ['OPENAI_BASE_URL'], os.environ['ANTHROPIC_BASE_URL']); print(sys.stdin.read())"
+
+
+@pytest.fixture
+def ready(box):
+    """A gateway that makes and ends a run."""
+    ended = {**RUN, "state": "ended", "outcome": "completed"}
+    box.answers |= {"POST /api/runs": RUN, "GET /api/runs/r-1": RUN, "POST /api/runs/r-1/end": ended}
+    return box
+
+
+def test_base_urls_carry_the_run(ready, meterbox):
+    """SDKs find the gateway, with the run in the path; the receipt is one line on stderr."""
+    status, out, err = meterbox("run", "--", sys.executable, "-c", SHOW)
+    base = f"http://127.0.0.1:{ready.port}/run/r-1"
+    assert (0, [f"{base}/v1", base]) == (status, out.split())
+    assert "meterbox: run r-1: 3 calls, $0.030000 of $1.00; meterbox runs show r-1\n" == err
+    assert {} == next(body for line, body, _ in ready.asked if line == "POST /api/runs")
+
+
+def test_frameworks_read_other_names():
+    """The names that LiteLLM, LangChain and Aider read are set too; the rest stays."""
+    assert {
+        "PATH": "x", "OPENAI_BASE_URL": "b/v1", "OPENAI_API_BASE": "b/v1", "ANTHROPIC_BASE_URL": "b",
+        "ANTHROPIC_API_BASE": "b", "METERBOX_RUN_ID": "r",
+    } == environment({"PATH": "x", "OPENAI_BASE_URL": "old"}, "b", "r")  # fmt: skip
+
+
+def test_a_budget_limits_the_run_before_its_first_call(ready, meterbox):
+    """--budget goes to the control plane, exact; options after CMD are CMD's own."""
+    assert (
+        0 == meterbox("run", "--budget", "0.10", "--", sys.executable, "-c", "import sys; sys.exit(0)", "--budget")[0]
+    )
+    assert {"limits": {"usd": "0.100000000"}} == next(body for line, body, _ in ready.asked if line == "POST /api/runs")
+    assert 2 == meterbox("run", "--budget", "-1", "--", "true")[0]
+
+
+@pytest.mark.parametrize(("code", "status"), [("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 137)])
+def test_the_exit_status_is_the_commands(ready, meterbox, code, status):
+    """As a shell would give it; the run ends as failed."""
+    assert status == meterbox("run", "--", sys.executable, "-c", code)[0]
+    assert {"outcome": "failed", "reason": f"exit status {status}"} == ready.asked[-1][1]
+
+
+def test_a_command_that_is_not_there_is_told(ready, meterbox):
+    """127 as a shell's, with the reason."""
+    status, _, err = meterbox("run", "--", "no-such-command-x")
+    assert 127 == status
+    assert "no-such-command-x can't be run: No such file" in err
+
+
+def test_a_receipt_that_cannot_be_had_changes_nothing(ready, meterbox):
+    """The command's exit status stands even if the gateway is gone by then."""
+    del ready.answers["GET /api/runs/r-1"]
+    status, _, err = meterbox("run", "--", sys.executable, "-c", "raise SystemExit(3)")
+    assert 3 == status
+    assert "run r-1: no receipt: " in err
+
+
+def test_stdin_and_signals_reach_the_command(ready, tmp_path):
+    """A SIGTERM to meterbox is the command's to handle, and its exit status comes back."""
+    code = (
+        "import signal,sys,time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))\n"
+        "print(sys.stdin.readline().strip(), flush=True)\n"
+        "time.sleep(30)\n"
+    )
+    command = [sys.executable, "-m", "gateway", "run", "--", sys.executable, "-c", code]
+    path = os.pathsep.join(p for p in sys.path if p)
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+    ) as process:  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        process.stdin.write(b"through\n")
+        process.stdin.flush()
+        assert b"through\n" == process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert 42 == process.wait(10)
+        assert b"meterbox: run r-1: 3 calls" in process.stderr.read()
+
+
+def test_without_a_gateway_one_is_started_or_the_reason_is_told(tmp_path, monkeypatch, meterbox):
+    """A gateway that can't start says why, and CMD isn't run unmetered."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "meterbox.toml").write_text("[server]\nport = 1\n[stores.sqlite]\npath = '/proc/none/x'\n")
+    before = time.monotonic()
+    status, out, err = meterbox("run", "--", "echo", "unmetered")
+    assert (1, "") == (status, out)
+    assert "no gateway answers on http://127.0.0.1:1, and none could be started" in err
+    assert time.monotonic() - before < 15

@@ -1,0 +1,41 @@
+"""The demo's gateway: nothing of the user's, and a clear word when it doesn't start."""
+
+import os
+
+import aiohttp
+import pytest
+
+from gateway.demo.house import House, free_port
+
+
+async def test_a_gateway_that_does_not_start_says_why(tmp_path):
+    """Its own last words are in the error, and no process stays."""
+    house = House(tmp_path, "http://127.0.0.1:1", "-5")
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(RuntimeError, match=r"budgets\[0\]\.usd: must be above 0"):
+            await house.start(http)
+    await house.stop()
+
+
+async def test_it_starts_is_killed_and_starts_again(tmp_path, monkeypatch):
+    """Same port, same ledger, whatever the user's environment says; nothing outlives stop."""
+    monkeypatch.setenv("METERBOX_SERVER__PROT", "1")
+    house = House(tmp_path, "http://127.0.0.1:1", "1.00")
+    async with aiohttp.ClientSession() as http:
+        await house.start(http)
+        first = house._processes[-1]
+        assert [] == (await house.api(http, "/runs"))["items"]
+        house.kill()
+        assert -9 == first.returncode
+        await house.start(http)
+        second = house._processes[-1]
+        await house.stop()
+    assert second.returncode is not None
+    for process in (first, second):
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+
+
+def test_free_ports_differ():
+    """A port is free when it is given."""
+    assert 1_024 < free_port() < 65_536
