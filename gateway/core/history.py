@@ -166,11 +166,19 @@ def prose_ids(raw: bytes) -> list[str]:
         at = raw.find(mark)
         while at >= 0 and len(found) < MAX_PROSE_IDS:
             label = mark.endswith(b":")
-            match = _LABELLED_ID.match(raw, at + len(mark)) if label else _NAMED_ID.match(raw, at)
+            match = _LABELLED_ID.match(raw, at + len(mark)) if label else _named(raw, at)
             if match is not None:
                 found.append((match.start(int(label)), match.group(int(label)).decode()))
             at = raw.find(mark, at + len(mark))
     return [name for _, name in sorted(found)]
+
+
+def _named(raw: bytes, at: int) -> re.Match[bytes] | None:
+    """An id by its look: a word of its own with a digit in it; the field `tool_call_id` is neither."""
+    if at and (raw[at - 1 : at].isalnum() or raw[at - 1 : at] == b"_"):
+        return None
+    match = _NAMED_ID.match(raw, at)
+    return match if match is not None and any(48 <= byte <= 57 for byte in match.group()) else None
 
 
 def growth(raw: bytes) -> int:
