@@ -27,7 +27,7 @@ PROVIDER = Provider("openai", "openai", "https://api.openai.com", ("openai-chat"
 PATH = "/v1/chat/completions"
 TENANT = "someone"
 Message = dict[str, Any]
-Spelling = Callable[[list[Message]], list[Message]]
+Spelling = Callable[[list[Message], list[bytes]], list[bytes]]
 
 
 @lru_cache(maxsize=1)
@@ -82,20 +82,25 @@ Answering = Callable[[OpenAIChat, Call, Message], Reply]
 # --------------------------------------------------------------------------- how a client spells its history
 
 
-def plain(messages: list[Message]) -> list[Message]:
+def plain(messages: list[Message], history: list[bytes]) -> list[bytes]:
     """As it was recorded."""
-    return messages
+    return history
 
 
-def trimmed(messages: list[Message]) -> list[Message]:
+def trimmed(messages: list[Message], history: list[bytes]) -> list[bytes]:
     """The system prompt, the task and the newest six messages: what an agent with a small window sends."""
     head = 2 if messages[0]["role"] == "system" else 1
-    return messages if len(messages) <= head + 6 else [*messages[:head], *messages[-6:]]
+    return history if len(history) <= head + 6 else [*history[:head], *history[-6:]]
 
 
-def respelled(messages: list[Message]) -> list[Message]:
+def respelled(messages: list[Message], history: list[bytes]) -> list[bytes]:
     """Answers as clients like to write them down again: parts for text, no content for null, fields of their own."""
-    return [_respell(message, place) for place, message in enumerate(messages)]
+    return [_respelled(raw, place) for place, raw in enumerate(history)]
+
+
+@lru_cache(maxsize=100_000)
+def _respelled(raw: bytes, place: int) -> bytes:
+    return json.dumps(_respell(json.loads(raw), place)).encode()
 
 
 def _respell(message: Message, place: int) -> Message:
@@ -197,13 +202,13 @@ def replay(order: Order, spelling: Spelling = plain, answering: Answering = whol
     """Sends every call of every recorded run through decode, identify and note."""
     runs, dialect, clock, index = recorded(), OpenAIChat(), FakeClock(), Index()
     outcome = Outcome(runs)
-    raws: list[dict[str, bytes]] = [{} for _ in runs]
+    raws = [[json.dumps(message).encode() for message in run["messages"]] for run in runs]
     for place, number in order([len(run["calls"]) for run in runs], seed):
         run = runs[place]
         at = run["calls"][number]
-        messages = [_raw(message, raws[place]) for message in spelling(run["messages"][:at])]
+        history = spelling(run["messages"], raws[place][:at])
         body = (
-            b'{"model":"gpt-4o","messages":[' + b",".join(messages) + b"]}"
+            b'{"model":"gpt-4o","messages":[' + b",".join(history) + b"]}"
         )  # one model: nothing to tell runs apart by
         inbound = Inbound("POST", None, PATH, PATH, "", (), body, Labels(), TENANT, None, clock.now())
         call = dialect.decode(inbound, PROVIDER)
@@ -211,8 +216,3 @@ def replay(order: Order, spelling: Spelling = plain, answering: Answering = whol
         index.note(TENANT, facts.key, call, answering(dialect, call, run["messages"][at]), clock.now())
         outcome.add(run["run_id"], facts.key)
     return outcome
-
-
-def _raw(message: Message, known: dict[str, bytes]) -> bytes:
-    text = json.dumps(message)
-    return known.setdefault(text, text.encode())

@@ -46,7 +46,7 @@ def test_ancestors_come_nearest_first() -> None:
 @pytest.mark.parametrize("parents", [{"a": "a"}, {"a": "b", "b": "a"}, {"a": "b", "b": "c", "c": "b"}])
 def test_a_run_is_never_its_own_ancestor(parents: dict[str, str]) -> None:
     """A circle of any length is refused with 400."""
-    with pytest.raises(Undecodable) as caught:
+    with pytest.raises(Undecodable, match="own ancestor") as caught:
         ancestors("a", parents.get)
     assert 400 == caught.value.status
 
