@@ -222,6 +222,20 @@ def hosted_of(offer: Offer, uses: int | None) -> tuple[Hosted, ...]:
     return tuple(Hosted(tool.kind, uses if tool.cappable else None, tool.cappable) for tool in offer.hosted)
 
 
+def beside(fields: Fields) -> list[Hosted]:
+    """What else makes the provider work on its own, beyond the limits of a request. Measured in the recorded traffic:
+    with `reasoning.mode` "pro" 20 tokens of text were billed as 1,549."""
+    out = []
+    raw = fields.get("reasoning")
+    reasoning = strict_inside(raw, "reasoning") if raw is not None else None
+    mode = text(reasoning, "mode") if reasoning is not None else None
+    if mode not in (None, "standard"):
+        out.append(Hosted(f"reasoning_{mode}", None, False))
+    if fields.get("context_management") not in (None, b"[]"):
+        out.append(Hosted("compaction", None, False))
+    return out
+
+
 def previous_of(fields: Fields) -> str | None:
     """The response or conversation that this request goes on from."""
     previous = text(fields, "previous_response_id")

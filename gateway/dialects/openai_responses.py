@@ -147,7 +147,7 @@ class OpenAIResponses:
 
 def _size(fields: Fields, summed: Tally, offer: Offer, extra_bytes: int) -> Size:
     extra = summed.extra_bytes + extra_bytes
-    hosted = request.hosted_of(offer, bodies.integer(fields, "max_tool_calls"))
+    hosted = (*request.hosted_of(offer, bodies.integer(fields, "max_tool_calls")), *request.beside(fields))
     return Size(
         text_bytes=len(fields.body) - summed.media_bytes + extra,
         images=summed.images,

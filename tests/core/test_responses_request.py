@@ -31,7 +31,7 @@ def test_an_answer_hashes_alike_in_all_its_spellings():
 
 
 def test_calls_and_results_are_linked_by_their_id():
-    """R-001: a call hashes by its call_id, whatever else a client keeps of it; its result carries the same id."""
+    """R-100: a call hashes by its call_id, whatever else a client keeps of it; its result carries the same id."""
     call = _read(type="function_call", id="fc_1", call_id="call_1", name="add", arguments="{}", status="completed")
     assert (answer_hash("", ["call_1"]), True, ("call_1",)) == (call.hash, call.answer, call.ids)
     assert call.hash == _read(type="function_call", call_id="call_1", name="add", arguments="{ }").hash
@@ -92,6 +92,13 @@ def test_tools_are_told_apart_by_who_runs_them():
     assert (("late",), 0) == (added.names, added.hash)
 
 
+def test_what_works_beyond_the_limits_counts_as_hosted():
+    """R-086: the pro mode reads its input several times, and compaction works on its own: no limit bounds them."""
+    body = b'{"reasoning":{"mode":"pro"},"context_management":[{"type":"compaction"}]}'
+    assert ["reasoning_pro", "compaction"] == [tool.kind for tool in request.beside(read_object(body))]
+    assert [] == request.beside(read_object(b'{"reasoning":{"effort":"low","mode":"standard"}}'))
+
+
 def test_what_a_request_goes_on_from():
     """A former response, or a conversation as text or object."""
     for body, previous in (
@@ -104,7 +111,7 @@ def test_what_a_request_goes_on_from():
 
 
 def test_only_a_uuid_is_a_session():
-    """R-001: many apps send a constant cache key."""
+    """Many apps send a constant cache key."""
     key = "0198c0de-0000-7000-8000-000000000001"
     assert key == request.session_of(read_object(json.dumps({"prompt_cache_key": key}).encode()))
     assert None is request.session_of(read_object(b'{"prompt_cache_key":"my-app"}'))

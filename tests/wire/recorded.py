@@ -13,6 +13,8 @@ import pytest
 
 from gateway.core.types import Call, Inbound, Labels, Provider, Quirks, Reply
 
+# Prompts that a provider adds for tools and structured output (wire-formats.md section 9: 403 tokens for one tool).
+HIDDEN_TOKENS = 1024
 SHARED = Path(__file__).resolve().parents[2] / "../shared"
 
 
@@ -86,7 +88,12 @@ def read_stream(reader: Any, pieces: list[bytes]) -> tuple[bytes, Reply]:
     return b"".join(out), reply
 
 
-def unoffered(call: Call, reply: Reply) -> list[str]:
+def bounded_by_bytes(call: Call) -> bool:
+    """Does all input of a call stand in its body, as text?"""
+    size = call.size
+    return not (size.images or size.other_media or size.unseen or size.hosted)
+
+
+def unoffered(reply: Reply) -> list[str]:
     """Names of tool calls that the request did not offer."""
-    del call
     return [made.name for made in reply.tool_calls if not made.known]

@@ -6,7 +6,17 @@ import pytest
 
 from gateway.core.types import Call
 from gateway.dialects.openai_responses import OpenAIResponses
-from tests.wire.recorded import cuts, differences, exchanges, inbound_of, provider_of, read_stream, unoffered
+from tests.wire.recorded import (
+    HIDDEN_TOKENS,
+    bounded_by_bytes,
+    cuts,
+    differences,
+    exchanges,
+    inbound_of,
+    provider_of,
+    read_stream,
+    unoffered,
+)
 
 pytestmark = pytest.mark.shared
 
@@ -17,7 +27,7 @@ DIALECTS = ("openai-responses", "openai-responses-retrieve")
 
 @pytest.mark.parametrize("recorded", DIALECTS)
 def test_every_recorded_request_decodes(recorded):
-    """R-001: a request that a real client sent is understood."""
+    """R-060: a request that a real client sent is understood, and its bytes bound the input that was billed."""
     dialect = OpenAIResponses()
     for row in exchanges(recorded):
         inbound = inbound_of(row)
@@ -29,11 +39,13 @@ def test_every_recorded_request_decodes(recorded):
         assert ("metered", row["request_body"]["model"]) == (call.kind, call.model)
         assert row["request_body"].get("max_output_tokens") == call.size.asked_output
         assert inbound.body == dialect.rewrite(call, inbound.body, None, True, None)
+        if bounded_by_bytes(call):
+            assert (row["expected"]["input_tokens"] or 0) <= call.size.text_bytes + HIDDEN_TOKENS, row["id"]
 
 
 @pytest.mark.parametrize("recorded", DIALECTS)
 def test_every_recorded_answer_is_read_as_it_was_billed(recorded):
-    """R-001: tokens, model, finish reason and tool names equal the ground truth in at least 99.5 % of exchanges, and a
+    """R-087: tokens, model, finish reason and tool names equal the ground truth in at least 99.5 % of exchanges, and a
     stream gives the same bytes and the same Reply however it is cut."""
     dialect = OpenAIResponses()
     rows = exchanges(recorded)
@@ -58,8 +70,8 @@ def _differences(dialect: OpenAIResponses, call: Call, row) -> dict:
     else:
         reply = dialect.whole(call, row["status"], body)
     found = differences(reply, expected)
-    if expected["unoffered_tool_calls"] != unoffered(call, reply):
-        found["unoffered"] = (expected["unoffered_tool_calls"], unoffered(call, reply))
+    if expected["unoffered_tool_calls"] != unoffered(reply):
+        found["unoffered"] = (expected["unoffered_tool_calls"], unoffered(reply))
     if expected["cost_reported"] is not None and reply.stated_nusd != round(expected["cost_reported"] * 10**9):
         found["cost"] = (expected["cost_reported"], reply.stated_nusd)
     if not reply.ended:
