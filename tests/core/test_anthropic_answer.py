@@ -20,7 +20,7 @@ def _message(**usage):
 
 
 def test_input_is_the_sum_of_its_three_parts():
-    """R-001: this API leaves cached and cache-written tokens out of input_tokens."""
+    """R-087: this API leaves cached and cache-written tokens out of input_tokens."""
     told = gather(
         _message(
             input_tokens=5,
@@ -124,7 +124,7 @@ def test_nonsense_is_no_answer():
 
 
 def test_a_refusal_has_the_type_of_its_status():
-    """R-001: http.md section 3, the types of this API."""
+    """Http.md section 3, the types of this API."""
     types = {
         400: "invalid_request_error",
         402: "billing_error",

@@ -36,7 +36,7 @@ def test_a_user_message_hashes_alike_as_string_and_as_list():
 
 
 def test_a_tool_result_is_believed_by_its_flag():
-    """R-001: `is_error` decides; a text that sounds like an error does not."""
+    """R-100: `is_error` decides; a text that sounds like an error does not."""
     block = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "Error: no such file"}
     (silent,) = _read(role="user", content=[block]).results
     (flagged,) = _read(role="user", content=[{**block, "is_error": True}]).results
@@ -117,7 +117,7 @@ def test_a_cache_mark_counts_at_its_dearest():
     ],
 )
 def test_a_session_is_read_from_the_user_id(user, session):
-    """R-001: both spellings of Claude Code name the session."""
+    """Both spellings of Claude Code name the session."""
     assert session == request.session_of(read_object(json.dumps({"metadata": {"user_id": user}}).encode()))
 
 
@@ -127,7 +127,7 @@ def _lowered(body, limit):
 
 
 def test_a_lowered_limit_takes_the_thinking_budget_along():
-    """R-001: 1024 <= budget_tokens < max_tokens holds after the clamp."""
+    """R-086: 1024 <= budget_tokens < max_tokens holds after the clamp."""
     body = {"max_tokens": 9000, "thinking": {"type": "enabled", "budget_tokens": 8000}}
     assert {"max_tokens": 8500, "thinking": {"type": "enabled", "budget_tokens": 8000}} == _lowered(body, 8500)
     assert {"max_tokens": 3000, "thinking": {"type": "enabled", "budget_tokens": 2744}} == _lowered(body, 3000)

@@ -47,7 +47,7 @@ def test_a_last_event_without_its_blank_line_ends_the_answer():
 
 
 def test_an_unfinished_event_waits_up_to_its_limit_then_flows():
-    """R-001: 64 KiB of an unfinished event are held; beyond that it flows, and its end follows without a repeat."""
+    """64 KiB of an unfinished event are held; beyond that it flows, and its end follows without a repeat."""
     flow = Noting()
     head = b"data: " + b"x" * (MAX_HELD_BYTES - 6)
     assert b"" == flow.feed(head)

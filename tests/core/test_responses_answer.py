@@ -18,7 +18,7 @@ def _reply(call: Call = CALL, **body):
 
 
 def test_usage_has_its_parts_and_the_tools_beside_it():
-    """R-001: tool_usage stands beside usage; a search that is told as none is none; images are billed apart."""
+    """R-087: tool_usage stands beside usage; a search that is told as none is none; images are billed apart."""
     reply = _reply(
         id="resp_1",
         model="gpt-x",
@@ -54,7 +54,7 @@ def test_usage_has_its_parts_and_the_tools_beside_it():
 
 
 def test_items_become_calls_and_links():
-    """R-001: each message and each call of a client's tool is a link, in order; thoughts and hosted calls are none."""
+    """R-100: each message and each call of a client's tool is a link, in order; thoughts and hosted calls are none."""
     reply = _reply(
         status="completed",
         output=[
@@ -86,7 +86,7 @@ def test_a_background_response_is_pending():
 
 
 def test_a_stated_cost_counts_where_the_preset_states_it():
-    """R-001: OpenRouter's cost and xAI's ticks, not anybody's."""
+    """R-087: OpenRouter's cost and xAI's ticks, not anybody's."""
     stating = Provider("openrouter", "openrouter", "https://x", (), quirks=Quirks(states_cost=True))
     call = Call(dialect="openai-responses", provider=stating, kind="metered")
     told: dict[str, Any] = {"status": "completed", "usage": {"input_tokens": 1, "output_tokens": 2, "cost": 0.0000113}}
@@ -117,7 +117,7 @@ def test_errors_and_garbage():
 
 
 def test_a_cut_is_a_failed_response_under_its_own_id():
-    """R-001: the response's id and model, the refusal's code, type and details."""
+    """R-086: the response's id and model, the refusal's code, type and details."""
     said = json.loads(
         failed(Response(id="resp_1", model="m", created_at=5.0), 12, Refusal(402, "insufficient_quota", "No."))
     )
