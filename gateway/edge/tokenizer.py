@@ -48,6 +48,7 @@ MOST_BYTES = 4 << 20  # of one text: 0.2 s of counting
 MOST_WAITING = 256
 MOST_WAITING_BYTES = 32 << 20
 BACKOFF_S, MOST_BACKOFF_S = 1.0, 60.0
+END_S = 0.5
 
 _LENGTH = struct.Struct(">I")
 _UP = struct.Struct(">IBB")
@@ -230,12 +231,17 @@ async def _read_frame(stream: asyncio.StreamReader) -> bytes | None:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
+    """End of stdin ends the helper; one that is stuck is killed. Not at once: kill() would reap one that is dead
+    already, behind the event loop's back."""
     if process.stdin is not None:
         process.stdin.close()
-    if process.returncode is None:
+    try:
+        async with asyncio.timeout(END_S):
+            await process.wait()
+    except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-    await process.wait()
+        await process.wait()
 
 
 # --------------------------------------------------------------------------- inside of the helper
