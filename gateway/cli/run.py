@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -54,9 +55,13 @@ def command(config: Path | None, budget: str | None, words: tuple[str, ...]) -> 
 
 
 def environment(environ: Mapping[str, str], base: str, run_id: str) -> dict[str, str]:
-    """CMD's environment: the base URLs that SDKs and frameworks read, with the run in their path."""
+    """CMD's environment: the base URLs that SDKs and frameworks read, with the run in their path, and no proxy before."""
+    host = urlsplit(base).hostname or ""
+    proxied = any(name.lower() in ("http_proxy", "all_proxy") for name in environ)
+    spared = {name: ",".join(filter(None, (environ.get(name), host))) for name in ("NO_PROXY", "no_proxy") if proxied}
     return {
         **environ,
+        **spared,
         "OPENAI_BASE_URL": f"{base}/v1",  # SDKs, and most frameworks above them
         "OPENAI_API_BASE": f"{base}/v1",  # LangChain, LiteLLM, Aider
         "ANTHROPIC_BASE_URL": base,  # SDKs, Claude Code

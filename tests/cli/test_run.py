@@ -39,6 +39,15 @@ def test_frameworks_read_other_names():
     } == environment({"PATH": "x", "OPENAI_BASE_URL": "old"}, "b", "r")  # fmt: skip
 
 
+def test_a_proxy_is_not_asked_for_the_gateway():
+    """Behind a proxy, the gateway's own host is spared; without one, nothing is set."""
+    proxied = environment(
+        {"https_proxy": "x", "HTTP_PROXY": "http://p", "no_proxy": "a"}, "http://127.0.0.1:1/run/r", "r"
+    )
+    assert ("127.0.0.1", "a,127.0.0.1") == (proxied["NO_PROXY"], proxied["no_proxy"])
+    assert "NO_PROXY" not in environment({}, "http://127.0.0.1:1/run/r", "r")
+
+
 def test_a_budget_limits_the_run_before_its_first_call(ready, meterbox):
     """--budget goes to the control plane, exact; options after CMD are CMD's own."""
     assert (
