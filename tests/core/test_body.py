@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,6 +64,16 @@ def test_repeated_keys_are_refused(raw):
     with pytest.raises(Undecodable, match="repeats a key") as caught:
         read_object(raw)
     assert 400 == caught.value.status
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [(b'{"a":12}', b"13"), (b'{"a":1', b"1"), (b'{"a":1', b"12"), (b'{"b":1}', b"1"), (b'{"a":1}}', b"1")],
+)
+def test_a_value_that_stands_elsewhere_is_refused(raw, value):
+    """The walk trusts no parser: what it took for a value must stand there byte for byte, up to the brace."""
+    with pytest.raises(Undecodable, match="repeats a key"):
+        bodies._walk(raw, 0, {"a": msgspec.Raw(value)})
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ def test_ids_in_prose_are_found():
 def test_field_names_are_no_ids():
     """`tool_call_id` and `call_id` stand in every tool message: taken for ids they would join all runs."""
     assert ["call_1a2b3c"] == prose_ids(b'{"tool_call_id":"call_1a2b3c","call_id":"x","name":"call_center_agent"}')
+    assert [] == prose_ids(b'{"content":"recall_12345678 tool_call_12345678"}')
 
 
 def test_ids_of_one_message_are_bounded():

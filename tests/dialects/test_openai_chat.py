@@ -76,7 +76,7 @@ def test_a_request_is_understood():
     )  # fmt: skip
     size = call.size
     assert ("gpt-4o", True, True, ("f", "g")) == (call.model, call.stream, call.usage_asked, call.tools)
-    assert (50, 3, "flex", 16, True) == (size.asked_output, size.choices, size.tier, size.prediction_bytes, size.tools)
+    assert (50, 3, "flex", 15, True) == (size.asked_output, size.choices, size.tier, size.prediction_bytes, size.tools)
     assert None is decode().size.asked_output
 
 
