@@ -44,6 +44,16 @@ def test_input_is_the_sum_of_its_three_parts():
     assert (True, True) == (told.usage_complete, told.ended)
 
 
+def test_a_null_does_not_take_back_what_was_told():
+    """R-087: usage is cumulative; a field keeps its last value that isn't null."""
+    answer = Gathered("")
+    answer.begin(_message(input_tokens=8, cache_read_input_tokens=2, output_tokens=1))
+    answer.merge({"input_tokens": None, "cache_read_input_tokens": 5, "output_tokens": 9})
+    usage = answer.reply(None).usage
+    assert usage is not None
+    assert (13, 9) == (usage.input_tokens, usage.output_tokens)
+
+
 def test_a_raised_cache_write_without_split_counts_as_asked():
     """message_delta may raise the total without a split: what isn't covered counts at the lifetime that was asked."""
     for dearest, hour in (("1h", 50), ("5m", 20)):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.flow import MAX_HELD_BYTES, Flow, looks_streamed, payload
+from gateway.core.sse import MAX_LINE_BYTES
 
 
 class Noting(Flow):
@@ -67,6 +68,15 @@ def test_a_long_last_event_stays_whole():
     assert b"" == flow.feed(b'{"end"}\n\n')
     assert flow.ended
     assert long + b'{"end"}\n\n' == flow.rest()
+
+
+def test_an_overlong_event_flows_in_parts_without_a_repeat():
+    """Beyond 8 MB the splitter gives an event up; its bytes still pass once and in order, also in tiny pieces."""
+    flow = Noting()
+    parts = [b"data: ".ljust(MAX_LINE_BYTES, b"a"), b"b", b"c", b"d" * 70_000, b"e\n", b"\n", b"data: {1}\n\n"]
+    out = b"".join(flow.feed(part) for part in parts)
+    assert b"".join(parts) == out + flow.rest()
+    assert b"{1}" == flow.seen[-1]
 
 
 @settings(max_examples=100)

@@ -77,6 +77,8 @@ def test_a_background_response_is_pending():
     """queued and in_progress tell no usage yet; the finish reason is the provider's own word."""
     queued = _reply(id="resp_1", status="queued", background=True, usage=None)
     assert (True, False, "queued") == (queued.pending, queued.usage_complete, queued.finish_reason)
+    part_way = _reply(id="resp_1", status="in_progress", usage={"input_tokens": 1, "output_tokens": 0})
+    assert (False, False) == (part_way.pending, part_way.usage_complete)
     cut = _reply(
         status="incomplete",
         incomplete_details={"reason": "max_output_tokens"},
