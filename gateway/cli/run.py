@@ -55,7 +55,7 @@ def command(config: Path | None, budget: str | None, words: tuple[str, ...]) -> 
 
 
 def environment(environ: Mapping[str, str], base: str, run_id: str) -> dict[str, str]:
-    """CMD's environment: the base URLs that SDKs and frameworks read, with the run in their path, and no proxy before."""
+    """CMD's environment: the base URLs that SDKs and frameworks read, the run in their path, no proxy before."""
     host = urlsplit(base).hostname or ""
     proxied = any(name.lower() in ("http_proxy", "all_proxy") for name in environ)
     spared = {name: ",".join(filter(None, (environ.get(name), host))) for name in ("NO_PROXY", "no_proxy") if proxied}

@@ -47,7 +47,7 @@ def command(ctx: click.Context, /, config: Path | None, as_json: bool, limit: in
 
 
 def _list(found: Sequence[dict[str, Any]]) -> str:
-    heads = ["RUN", "STATE", "CALLS", "TOKENS", "SPENT", "LIMIT", "AGENT", "LAST CALL"]
+    heads = ["RUN", "STATE", "CALLS", "TOKENS", "SPENT", "LIMIT", "AGENT", "LAST (UTC)"]
     rows = [
         [
             run["run_id"],
@@ -57,7 +57,7 @@ def _list(found: Sequence[dict[str, Any]]) -> str:
             money(run["spent_usd"]),
             money(run["limits"].get("usd")),
             run["agent"] or "-",
-            moment(run["last_at"]),
+            moment(run["last_at"])[5:].removesuffix("Z"),  # the year gives way to a run id that can be copied whole
         ]
         for run in found
     ]

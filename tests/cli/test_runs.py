@@ -13,11 +13,14 @@ def test_the_list_fits_and_is_exact(box, meterbox):
     }
     status, out, _ = meterbox("runs", "--state", "active")
     assert 0 == status
-    assert ["RUN", "STATE", "CALLS", "TOKENS", "SPENT", "LIMIT", "AGENT", "LAST", "CALL"] == out.split("\n")[0].split()
+    assert ["RUN", "STATE", "CALLS", "TOKENS", "SPENT", "LIMIT", "AGENT", "LAST", "(UTC)"] == out.split("\n")[0].split()
     assert ["r-1", "active", "3", "13,023", "$0.030000", "$1.00", "research"] == out.split("\n")[1].split()[:7]
     assert "\x1b" not in out and "…" in out
     assert 100 >= max(len(line) for line in out.split("\n"))
     assert "state=active" in box.asked[0][0]
+    long = {**RUN, "run_id": "run_01m7z6110fh0c7ebnddngcktp5", "state": "ended", "outcome": "completed", "agent": None}
+    box.answers["GET /api/runs"] = {"items": [long], "next_cursor": None}
+    assert long["run_id"] in meterbox("runs")[1]
 
 
 def test_json_is_what_the_control_plane_said(box, meterbox):
