@@ -163,7 +163,13 @@ class Settings(Table):
         from gateway.rules.budget import Budget
 
         named = [
-            Budget(name=b.name, limit=b.usd, most=b.usd if b.max_usd is None else b.max_usd, clamp=b.clamp)
+            Budget(
+                name=b.name,
+                limit=b.usd,
+                most=b.usd if b.max_usd is None else b.max_usd,
+                clamp=b.clamp,
+                shadow=b.mode == "shadow",
+            )
             for b in self.budgets
         ]
         return named or [Budget(name="default", limit=DEFAULT_RUN_NUSD, most=DEFAULT_RUN_NUSD)]

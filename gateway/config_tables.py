@@ -225,10 +225,18 @@ class BudgetTable(Table):
     @field_validator("scope", "per", "zone", "mode", "on_exceed", "share")
     @classmethod
     def _enforced(cls, value: str | float, info: Any) -> str | float:
-        able = {"scope": "run", "per": "run", "zone": "UTC", "mode": "strict", "on_exceed": "stop", "share": 1.0}
+        able: dict[str, tuple[str | float, ...]] = {
+            "scope": ("run",),
+            "per": ("run",),
+            "zone": ("UTC",),
+            "mode": ("strict", "shadow"),
+            "on_exceed": ("stop",),
+            "share": (1.0,),
+        }
         only = able[info.field_name]
-        if value != only:
-            raise ValueError(f"a limit that can't be enforced must not start: this version enforces only {only!r}")
+        if value not in only:
+            words = " or ".join(repr(one) for one in only)
+            raise ValueError(f"a limit that can't be enforced must not start: this version enforces only {words}")
         return value
 
     @model_validator(mode="after")

@@ -87,8 +87,8 @@ class Pipeline:
             step.sent = True
             stream = await p.upstream.send(step.provider, step.inbound, body, step.open.on_stop, not step.call.stream)
         except Undecodable as failure:
-            refusal = Refusal(402, "insufficient_quota", str(failure), run_id=step.run.id, scope="run")
-            return await self._fail(step, refusal, Ending("unsent", None, reason=refusal.code))
+            refusal = Refusal(failure.status, failure.code, str(failure), run_id=step.run.id, scope="run")
+            return await self._fail(step, refusal, Ending("refused", None, refusal.code))
         except UpstreamFailed as failure:
             return await self._fail(step, relay.unreachable(failure, step.run.id), relay.never_came(failure, step.open))
         attempt.status, step.record.first_at = stream.status, p.clock.now()

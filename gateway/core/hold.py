@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import structs
 
-from gateway.core import order, outcome, price, tokens
+from gateway.core import life, order, outcome, price, tokens
 from gateway.core.admit import Ask, gates
 from gateway.core.errors import StoreFailed
 from gateway.core.outcome import Ending
@@ -38,6 +38,9 @@ async def recall(p: Parts, run: RunFacts) -> RunFacts:
             parent = await p.store.run(run.parent)
             if parent is not None:
                 p.kin.learn(parent)
+    if run.parent is not None and p.kin.parent_of(run.key) is None:
+        # a parent that can't be is refused before it is remembered
+        life.ancestors(run.key, lambda key: run.parent if key == run.key else p.kin.parent_of(key))
     return p.kin.merge(run)
 
 

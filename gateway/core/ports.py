@@ -237,7 +237,10 @@ class Upstream(Protocol):
         on_open: Callable[[Callable[[], None]], None],
         whole: bool = False,
     ) -> Stream:
-        """`whole`: no stream was asked for, so the head comes only after the last token. `on_open` is called at once with a function that aborts this attempt (also before the head came)."""
+        """`whole`: no stream was asked for, so the head comes only after the last token.
+
+        `on_open` is called at once with a function that aborts this attempt (also before the head came).
+        """
         ...
 
 
@@ -310,9 +313,9 @@ class RunFilter(Struct, frozen=True):
 
 
 class Reading(Protocol):
-    """The store for readers (`/api`, console): what is committed, straight from the ledger. Synchronous, from one thread.
+    """The store for readers (`/api`, console): what is committed, straight from the ledger. Synchronous, one thread.
 
-    A cursor is opaque: a page gives it, None after the last one. Raises StoreFailed; a wrong cursor or sort, ValueError.
+    A cursor is opaque: a page gives it, None after the last one. Raises StoreFailed; ValueError for a wrong cursor.
     """
 
     def runs(

@@ -6,7 +6,7 @@ What never enters: a provider's name, a price, the store.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from msgspec import structs
 
@@ -19,6 +19,8 @@ from gateway.core.types import Refusal
 
 # A whole answer is kept in memory up to this; what is larger flows on unread and is presumed.
 MOST_WHOLE_BYTES = 64 << 20
+# Chunks are read in pieces of this size once the output may reach its grant: about ten events of a chat stream.
+NEAR_BYTES = 4096
 
 
 class Relay:
@@ -60,17 +62,17 @@ class Relay:
         on_input: Callable[[int], Awaitable[None]] | None,
     ) -> Ending:
         """Passes a stream of events until its terminal event (held back in the reader) or its end."""
-        outlet = self._outlet
         try:
             async for chunk in self._stream.chunks():
-                ready = reader.feed(chunk)
-                if meter.due(reader.output_bytes):
-                    await self._count(reader, meter, count, encoding)
-                    if meter.over:
-                        self._stream.close()
-                        return self._ending("cut", "output_over_grant")
-                if ready:
-                    await outlet.write(ready)
+                for piece in _pieces(chunk) if meter.due(reader.output_bytes + len(chunk)) else (chunk,):
+                    ready = reader.feed(piece)
+                    if meter.due(reader.output_bytes):
+                        await self._count(reader, meter, count, encoding)
+                        if meter.over:
+                            self._stream.close()
+                            return self._ending("cut", "output_over_grant")
+                    if ready:
+                        await self._outlet.write(ready)
                 if on_input is not None and reader.input_told is not None:
                     await on_input(reader.input_told)
                     on_input = None
@@ -104,6 +106,11 @@ class Relay:
         if way == "done" and self._open.refusal is not None:
             way, reason = "cut", self._open.refusal.code
         return Ending(way=way, status=self._stream.status, reason=reason)  # type: ignore[arg-type]  # the four literals
+
+
+def _pieces(chunk: bytes) -> Iterator[bytes]:
+    """A chunk in small pieces: near the grant, what it still pays for goes out and the rest does not."""
+    return (chunk[at : at + NEAR_BYTES] for at in range(0, len(chunk), NEAR_BYTES))
 
 
 def broken(ending: Ending, run_id: str) -> Refusal:
