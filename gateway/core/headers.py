@@ -26,15 +26,23 @@ _HARMLESS = frozenset({"", "close", "keep-alive"})
 Headers = list[tuple[str, str]]
 
 
-def take(raw: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
-    """A request's headers as text, names in lower case. Raises Undecodable: not UTF-8, or one of ours twice."""
-    try:
-        headers = tuple([(name.decode("ascii").lower(), value.decode("utf-8")) for name, value in raw])
-    except UnicodeDecodeError as error:
-        raise Undecodable("A header is not UTF-8. Send plain text in headers.") from error
-    own = [name for name, _ in headers if name.startswith(OWN)]
-    if len(own) != len(set(own)):
-        raise Undecodable("An x-meterbox- header is given more than once; send each at most once.")
+def take(items: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """A request's headers with names in lower case. Raises Undecodable: not UTF-8, or one of ours twice.
+
+    Bytes that aren't UTF-8 come from the parser as lone surrogates.
+    """
+    headers = tuple([(name.lower(), value) for name, value in items])
+    text = "".join([value for _, value in headers])
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise Undecodable("A header is not UTF-8. Send plain text in headers.") from error
+    names = [name for name, _ in headers]
+    if len(set(names)) < len(names):
+        own = [name for name in names if name.startswith(OWN)]
+        if len(own) != len(set(own)):
+            raise Undecodable("An x-meterbox- header is given more than once; send each at most once.")
     return headers
 
 
@@ -54,14 +62,6 @@ def to_client(headers: Sequence[tuple[str, str]]) -> Headers:
     ]
     kept.append(("x-content-type-options", "nosniff"))
     return kept
-
-
-def credential(headers: Sequence[tuple[str, str]]) -> str:
-    """The client's own credential as it was sent; empty without one."""
-    for name, value in headers:
-        if name in CREDENTIALS:
-            return value
-    return ""
 
 
 def _named(headers: Sequence[tuple[str, str]]) -> frozenset[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import cast
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11, StreamWriter
@@ -29,7 +28,7 @@ class HttpOutlet:
         self.ended = False
         self.response: web.StreamResponse | None = None
         self._request = request
-        self._writer = cast(StreamWriter, request.writer)
+        self._writer: StreamWriter = request.writer  # type: ignore[assignment]  # the server makes no other kind
         self._callbacks: list[Callable[[], None]] = []
         self._stalled_s = stalled_s
         self._bodiless = request.method == "HEAD"

@@ -132,11 +132,8 @@ class DataPlane:
                 return await self._refuse(request, got, outlet, accepted.dialect)
             walk = self._start(request, accepted, got, outlet)
         finally:
-            key = accepted.key if placed else None
             if walk is None:
-                self._leave(key)
-            else:
-                walk.add_done_callback(lambda _: self._leave(key))
+                self._leave(accepted.key if placed else None)
         # rule 1 (style.md): this handler may be cancelled, the walk goes on to settle
         await asyncio.shield(walk)
 
@@ -155,9 +152,13 @@ class DataPlane:
             key=accepted.key,
             at=self.front.clock.now(),
         )
-        return self.front.tasks.start(
-            self.front.walker.walk(inbound, accepted.provider, accepted.dialect, outlet), "walk"
-        )
+        return self.front.tasks.start(self._walk(inbound, accepted, outlet), "walk")
+
+    async def _walk(self, inbound: Inbound, accepted: _Accepted, outlet: Outlet) -> None:
+        try:
+            await self.front.walker.walk(inbound, accepted.provider, accepted.dialect, outlet)
+        finally:
+            self._leave(accepted.key)
 
     def _leave(self, key: Key | None) -> None:
         self.in_flight -= 1
@@ -170,20 +171,19 @@ class DataPlane:
         """Credentials, route, labels: all that can be judged by the head alone."""
         front = self.front
         try:
-            headers = heads.take(request.raw_headers)
-            if "websocket" in _first(headers, "upgrade").lower():
+            headers = heads.take(request.headers.items())
+            if "websocket" in request.headers.get("upgrade", "").lower():
                 return _NO_WEBSOCKET
             target = take_apart(request.raw_path, front.routes.sections)
-            text, ride = presented(headers, target.key)
-            key = self._key(text, ride)
+            key, ride = self._key(headers, target)
             if isinstance(key, Refusal):
                 return key
             labels = labels_of(headers, target.run)
-            chosen = front.routes.choose(target, request.method, _first(headers, "anthropic-version") != "")
+            chosen = front.routes.choose(target, request.method, "anthropic-version" in request.headers)
             if isinstance(chosen, Refusal):
                 return chosen
             provider, dialect = chosen
-            refusal = _unreadable(headers, dialect, front.body_bytes)
+            refusal = _unreadable(request, dialect, front.body_bytes)
             if refusal is not None:
                 return refusal
             if key is not None and ride:
@@ -191,17 +191,22 @@ class DataPlane:
             query, headers = _gemini(target.query, headers, provider)
         except Undecodable as error:
             return Refusal(error.status, error.code, str(error))
-        tenant = key.name if key is not None else _digest(heads.credential(headers))
+        tenant = key.name if key is not None else _digest(request)
         return _Accepted(headers, target, query, provider, dialect, labels, key, tenant)
 
-    def _key(self, text: str | None, ride: str) -> Key | Refusal | None:
-        """The virtual key that is shown. Where none is needed, the usual headers may hold the client's own key."""
+    def _key(self, headers: Sequence[tuple[str, str]], target: Target) -> tuple[Key | Refusal | None, str]:
+        """The virtual key that is shown, and the header it rides in.
+
+        Where none is needed, the usual headers may hold the client's own credential.
+        """
         front = self.front
+        if not front.keys_required and not len(front.keys):
+            return None, ""
+        text, ride = presented(headers, target.key)
         key = front.keys.find(text, front.clock.now()) if text is not None else None
-        explicit = text is not None and ride not in heads.CREDENTIALS
-        if key is None and (front.keys_required or (explicit and len(front.keys))):
-            return _INVALID_KEY
-        return key
+        if key is None and (front.keys_required or (text is not None and ride not in heads.CREDENTIALS)):
+            return _INVALID_KEY, ride
+        return key, ride
 
     # ------------------------------------------------------------------ the body
 
@@ -263,21 +268,15 @@ class DataPlane:
 # ---------------------------------------------------------------------- the head, read
 
 
-def _first(headers: Sequence[tuple[str, str]], name: str) -> str:
-    return next((value for have, value in headers if have == name), "")
-
-
-def _unreadable(headers: Sequence[tuple[str, str]], dialect: Dialect | None, most: int) -> Refusal | None:
+def _unreadable(request: web.BaseRequest, dialect: Dialect | None, most: int) -> Refusal | None:
     """Bodies that are refused unread: compressed ones (a bomb of 204 kB makes 200 MB), forms, and too large ones."""
-    for name, value in headers:
-        if name == "content-encoding" and value.strip().lower() not in ("", "identity"):
-            return _ENCODED
-        if name == "content-type" and dialect is not None and value.lstrip().lower().startswith("multipart/"):
-            return _FORM
-        # the parser has refused a length that isn't plain digits
-        if name == "content-length" and int(value) > most:
-            return _too_large(most)
-    return None
+    named = request.headers
+    if any(value.strip().lower() not in ("", "identity") for value in named.getall("content-encoding", ())):
+        return _ENCODED
+    if dialect is not None and named.get("content-type", "").lstrip().lower().startswith("multipart/"):
+        return _FORM
+    # the parser has refused a length that isn't plain digits
+    return _too_large(most) if int(named.get("content-length", 0)) > most else None
 
 
 def _gemini(
@@ -290,14 +289,17 @@ def _gemini(
     return (rest, headers) if key is None else (rest, (*headers, (_GEMINI_KEY, key)))
 
 
-def _digest(credential: str) -> str:
-    """Whom a call belongs to where no virtual keys are used; 1 us."""
-    return hashlib.blake2b(credential.encode(), digest_size=16).hexdigest() if credential else ""
+def _digest(request: web.BaseRequest) -> str:
+    """Whom a call belongs to where no virtual keys are used: by the client's own credential; 1 us."""
+    for name in heads.CREDENTIALS:
+        if credential := request.headers.get(name):
+            return hashlib.blake2b(credential.encode(), digest_size=16).hexdigest()
+    return ""
 
 
 def _client(request: web.BaseRequest) -> str:
     try:
-        return labels_of(heads.take(request.raw_headers), None).client
+        return labels_of(heads.take(request.headers.items()), None).client
     except Undecodable:
         return ""
 

@@ -113,6 +113,11 @@ class HttpUpstream:
             else:
                 return attempt.opened(response, provider, head_s)
 
+    def renew(self, secrets: Mapping[str, Secret]) -> None:
+        """After a reload: attempts that begin from now on carry these credentials."""
+        self._secrets = secrets
+        self._ways.clear()
+
     async def close(self) -> None:
         """Ends the pool and what still runs over it."""
         await self._session.close()
@@ -226,11 +231,13 @@ class HttpStream:
     async def __anext__(self) -> bytes:
         if self._failure is not None:
             raise self._failure
-        if self._timer is None and not self._done:
-            self._timer = self._loop.call_later(min(self._gap, self._ends - self._loop.time()), self._watch)
-        self._since = self._loop.time()
+        content = self._response.content
+        if not content.is_eof():
+            self._since = self._loop.time()
+            if self._timer is None:
+                self._timer = self._loop.call_later(min(self._gap, self._ends - self._since), self._watch)
         try:
-            chunk = await self._response.content.readany()
+            chunk = await content.readany()
         except Exception as error:
             raise self._fail(_broken(error)) from error
         self._since = None
