@@ -58,6 +58,7 @@ class Sent:
     provider: Provider
     inbound: Inbound
     body: bytes
+    whole: bool = False
 
 
 class ScriptedStream:
@@ -96,10 +97,15 @@ class ScriptedUpstream:
         self.streams: list[ScriptedStream] = []
 
     async def send(
-        self, provider: Provider, inbound: Inbound, body: bytes, on_open: Callable[[Callable[[], None]], None]
+        self,
+        provider: Provider,
+        inbound: Inbound,
+        body: bytes,
+        on_open: Callable[[Callable[[], None]], None],
+        whole: bool = False,
     ) -> ScriptedStream:
         script = self.scripts[min(len(self.sent), len(self.scripts) - 1)]
-        self.sent.append(Sent(provider, inbound, body))
+        self.sent.append(Sent(provider, inbound, body, whole))
         stream = ScriptedStream(script)
         self.streams.append(stream)
         on_open(stream.close)
