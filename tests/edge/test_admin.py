@@ -30,7 +30,9 @@ from gateway.core.types import (
 from gateway.edge import api_models as m
 from gateway.edge.admin import Control, Surface
 from gateway.edge.api_door import LOOPBACK
+from gateway.edge.api_events import MOST_LISTENERS
 from gateway.edge.api_routes import ROUTES
+from gateway.edge.listener import make_runner
 from gateway.edge.tasks import Tasks
 from gateway.rules.budget import Budget
 from gateway.stores.memory import MemoryStore
@@ -51,10 +53,19 @@ class House:
         self.tasks = Tasks(lambda event, fields: self.log.append(f"{event} {fields}"))
         self.control = Control(self.store, self.store.reading(), self.live, surface, self.clock, self.tasks)
         self.headers: dict[str, str] = {}
+        self.left = asyncio.Event()  # a client left before its answer
         self._calls = 0
 
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """As the listener calls it."""
+        try:
+            return await self.control.handle(request)
+        except asyncio.CancelledError:
+            self.left.set()
+            raise
+
     async def __aenter__(self) -> House:
-        self.runner = web.ServerRunner(web.Server(self.control.handle), handler_cancellation=True)
+        self.runner = make_runner(self.handle, lambda event, fields: self.log.append(f"{event} {fields}"))
         await self.runner.setup()
         site = web.TCPSite(self.runner, "127.0.0.1", 0)
         await site.start()
@@ -540,7 +551,7 @@ async def test_a_change_outlives_its_caller(house: House) -> None:
     writer.write(b"POST /api/runs/r/kill HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
     await reached.wait()
     writer.close()
-    await writer.wait_closed()
+    await house.left.wait()
     go_on.set()
     await house.tasks.drain(5)
     assert "killed" == (await house.get("/api/runs/r"))["state"]
@@ -549,24 +560,58 @@ async def test_a_change_outlives_its_caller(house: House) -> None:
 # --------------------------------------------------------------------------- events
 
 
+async def told(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    """Events as they come."""
+    block: dict[str, Any] = {}
+    async for raw in answer.content:
+        line = raw.decode().rstrip("\n")
+        if line:
+            name, _, value = line.partition(": ")
+            block[name] = json.loads(value) if name == "data" else value
+        elif block:
+            yield block
+            block = {}
+
+
 async def listen(house: House, path: str, count: int, last: str | None = None) -> list[dict[str, Any]]:
     """The first events of a stream."""
     headers = {} if last is None else {"Last-Event-ID": last}
-    found: list[dict[str, Any]] = []
     async with house.client.get(house.url + path, headers=headers) as answer:
         assert "text/event-stream" == answer.content_type
-        block: dict[str, Any] = {}
-        async for raw in answer.content:
-            line = raw.decode().rstrip("\n")
-            if line:
-                name, _, value = line.partition(": ")
-                block[name] = json.loads(value) if name == "data" else value
-            elif block:
-                found.append(block)
-                block = {}
-                if len(found) == count:
-                    break
+        stream = told(answer)
+        found = [await anext(stream) for _ in range(count)]
+        await stream.aclose()  # type: ignore[attr-defined]  # an async generator has it
     return found
+
+
+async def test_events_come_once_and_as_they_happen(house: House) -> None:
+    """A listener that stays hears what happens later, and nothing twice."""
+    await house.call("r", NUSD)
+    async with house.client.get(house.url + "/api/runs/r/events") as answer:
+        stream = told(answer)
+        assert ["run", "call"] == [(await anext(stream))["event"] for _ in range(2)]
+        for cost in (2, 3):
+            await house.call("r", cost)
+            assert f"0.00000000{cost}" == (await anext(stream))["data"]["data"]["cost_usd"]
+        await stream.aclose()  # type: ignore[attr-defined]  # an async generator has it
+
+
+async def test_listeners_are_counted(house: House) -> None:
+    """One above the limit gets 503; as soon as one leaves, there is room."""
+    await house.call("r", NUSD)
+    url = house.url + "/api/runs/r/events"
+    here = [await house.client.get(url) for _ in range(MOST_LISTENERS)]
+    assert {200} == {answer.status for answer in here}
+    assert 503 == (await house.ask("GET", "/api/runs/r/events"))[0]
+    here.pop().close()
+    for _ in range(1000):  # until the server has seen that it left
+        answer = await house.client.get(url)
+        answer.close()
+        if answer.status == 200:
+            break
+    assert 200 == answer.status
+    for answer in here:
+        answer.close()
 
 
 async def test_events_go_on_where_they_were_left(house: House) -> None:
