@@ -181,7 +181,8 @@ def _front(settings: Settings, parts: Parts, tasks: Tasks, control: Control) -> 
 
 async def _listen(settings: Settings, front: Front, control: Control, log: Log, stack: AsyncExitStack) -> str:
     server = settings.server
-    where = await _open(make_runner(DataPlane(front).handle, log), server.host, server.port, stack)
+    runner = make_runner(DataPlane(front).handle, log)
+    where = await _open(runner, server.host, server.port, stack)
     own = settings.admin_listener()
     if own is not None:
         plane = await _open(make_runner(control.handle, log), own[0], own[1], stack)
@@ -189,7 +190,13 @@ async def _listen(settings: Settings, front: Front, control: Control, log: Log, 
     log("started", {"url": where, "providers": ", ".join(front.routes.sections), "ledger": str(settings.ledger_path)})
     stack.callback(log, "stopped", {"url": where})
     stack.push_async_callback(front.tasks.drain, DRAIN_S)
+    stack.push_async_callback(_shut, runner)  # runs first: nobody new comes in while the calls in flight end
     return where
+
+
+async def _shut(runner: web.ServerRunner) -> None:
+    for site in list(runner.sites):
+        await site.stop()
 
 
 async def _open(runner: web.ServerRunner, host: str, port: int, stack: AsyncExitStack) -> str:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from gateway.core.history import answer_hash, text_hash
-from gateway.core.openai_usage import error_word, merge, read_usage, stated_nusd, unaccounted, zero_is_meant
+from gateway.core.openai_usage import error_word, merge, read_usage, stated_nusd, told_input, unaccounted, zero_is_meant
 from gateway.core.types import Call, Reply, ToolCall
 
 # Google's OpenAI-compatible endpoints leave thoughts out of completion_tokens and bill them as output (wire-formats.md
@@ -163,7 +163,7 @@ class Answer:
                 merge(self._usage, told)
                 # running figures (vLLM's continuous_usage_stats) come before the last finish_reason
                 self._usage_final = bool(self._finished) and self._finished >= self._choices
-                self.input_told = read_usage(self._usage, self._call.provider.quirks).input_tokens or None
+                self.input_told = told_input(self._usage)
 
     def _take_choice(self, choice: Choice) -> None:
         index = choice.index if isinstance(choice.index, int) else 0

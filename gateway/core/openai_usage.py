@@ -12,6 +12,7 @@ from typing import Any
 from gateway.core.types import NUSD, Quirks, Usage
 
 _TICKS_PER_NUSD = 10  # xAI: 10^10 ticks = 1 USD
+_TELL_USES = frozenset({"server_tool_use", "server_tool_use_details", "num_search_queries"})
 _SEARCHES = ("web_search_requests", "web_fetch_requests")
 
 
@@ -28,6 +29,8 @@ def merge(known: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
 
 def whole_number(value: Any) -> int | None:
     """A count as the wire told it; None for anything that is no count (some providers write 12.0)."""
+    if type(value) is int and 0 <= value <= 2**53:  # what nearly all write; a bool is no int here
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 2**53:
         return None
     return int(value) if value == int(value) else None
@@ -35,9 +38,9 @@ def whole_number(value: Any) -> int | None:
 
 def _first(told: dict[str, Any], *names: str) -> int | None:
     for name in names:
-        value = whole_number(told.get(name))
-        if value is not None:
-            return value
+        value = told.get(name)
+        if value is not None and (count := whole_number(value)) is not None:
+            return count
     return None
 
 
@@ -91,6 +94,11 @@ def _output(
     return out + reasoning if quirks.reasoning_outside else out
 
 
+def told_input(told: dict[str, Any]) -> int | None:
+    """Total input as far as it is told; a 0 in an early chunk is no figure."""
+    return _first(told, "prompt_tokens", "input_tokens") or None
+
+
 def unaccounted(told: dict[str, Any], usage: Usage) -> int:
     """Tokens in the stated total that are in neither part: Google's hidden thoughts, Mistral's audio."""
     total = _first(told, "total_tokens")
@@ -102,6 +110,8 @@ def unaccounted(told: dict[str, Any], usage: Usage) -> int:
 def _uses(told: dict[str, Any]) -> dict[str, int]:
     """Searches that the provider ran: OpenRouter and Perplexity tell them in the usage."""
     uses: dict[str, int] = {}
+    if told.keys().isdisjoint(_TELL_USES):
+        return uses
     for name in ("server_tool_use", "server_tool_use_details"):
         for kind in _SEARCHES:
             if times := _first(_part(told, name), kind):

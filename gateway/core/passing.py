@@ -36,7 +36,10 @@ class Passing:
         self._outlet.on_gone(opened.leave)
         self._p.live.enter(opened)
         try:
-            stream = await self._p.upstream.send(self._provider, self._inbound, self._inbound.body, opened.on_stop)
+            # whether it streams is nobody's to know here: the head may take as long as a whole answer
+            stream = await self._p.upstream.send(
+                self._provider, self._inbound, self._inbound.body, opened.on_stop, True
+            )
             await self._relay(stream, dialect, call if call is not None and call.kind == "retrieve" else None)
         except UpstreamFailed as failure:
             await self._fail(unreachable(failure, None), dialect)

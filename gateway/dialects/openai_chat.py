@@ -30,6 +30,7 @@ _MODELS = re.compile(r"/models(/.+)?$")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 # fields that make the provider search; chat formats have no field that caps how often (ledger.md section 5)
 _SEARCH_FIELDS = ("web_search_options", "search_parameters", "plugins")
+_RUNS_TOOLS = re.compile(r"compound|sonar|:online$|-search-")  # a first look; what it finds is read exactly
 _SEARCHING = "sonar"  # Perplexity's models search in every call
 _COMPOUND = ("groq/compound", "compound-beta")  # Groq's systems run their own tools
 
@@ -203,11 +204,15 @@ def _size(note: openai_request.Note, provider: Provider, model: str, asked: _Ask
 
 
 def _speaks(fields: Fields) -> bool:
+    if fields.spans.keys().isdisjoint(("audio", "modalities")):
+        return False
     return fields.get("audio") is not None or b'"audio"' in (fields.get("modalities") or b"")
 
 
 def _searches(fields: Fields, model: str) -> tuple[Hosted, ...]:
     """Searches and tools that the provider runs without being given a tool."""
+    if fields.spans.keys().isdisjoint(_SEARCH_FIELDS) and not _RUNS_TOOLS.search(model):
+        return ()
     if model.startswith(_COMPOUND):
         return (Hosted("compound"),)
     asked = any(fields.get(name) is not None for name in _SEARCH_FIELDS)

@@ -12,6 +12,7 @@ import time
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, as ULIDs have it: no i, l, o, u
 _PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
 _TIME_SHIFTS = (40, 30, 20, 10, 0)  # as in a ULID: 48 bits of milliseconds, 80 of chance
+_CHANCE_BYTES = 10
 _CHANCE_SHIFTS = (70, 60, 50, 40, 30, 20, 10, 0)
 
 
@@ -20,6 +21,7 @@ class SystemClock:
 
     def __init__(self) -> None:
         self._last_ms = 0
+        self._pool = b""  # chance read ahead: the system call costs more than all the rest of an id
         self._stamp = ""  # the last millisecond, spelled: made once for all ids of that millisecond
 
     def now(self) -> float:
@@ -36,5 +38,8 @@ class SystemClock:
         if ms > self._last_ms:
             self._last_ms = ms
             self._stamp = "".join([_PAIRS[ms >> shift & 1023] for shift in _TIME_SHIFTS])
-        chance = int.from_bytes(secrets.token_bytes(10), "big")
+        if len(self._pool) < _CHANCE_BYTES:
+            self._pool = secrets.token_bytes(_CHANCE_BYTES * 128)
+        chance = int.from_bytes(self._pool[-_CHANCE_BYTES:], "big")
+        self._pool = self._pool[:-_CHANCE_BYTES]
         return f"{prefix}_{self._stamp}{''.join([_PAIRS[chance >> shift & 1023] for shift in _CHANCE_SHIFTS])}"
