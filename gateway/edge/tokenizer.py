@@ -74,6 +74,8 @@ class HelperTokenizer:
         self._waiting_bytes = 0
         self._loads: dict[int, str] = {}
         self._next = 0
+        self._hoping = 0
+        self._changed = asyncio.Event()
 
     @property
     def pid(self) -> int | None:
@@ -98,9 +100,12 @@ class HelperTokenizer:
             self._load(encoding)
 
     async def count(self, encoding: str, text: str) -> int | None:
-        """Tokens of the text; None while it isn't loaded, or the helper is gone, busy or late."""
-        if encoding not in self._ready:
-            self.warm(encoding)
+        """Tokens of the text; None if the helper is gone, busy or late, or hasn't loaded in time.
+
+        A count that comes while the encoding loads waits for it: whoever asks here is about to cut a stream, and text
+        that passed uncounted can't be cut any more.
+        """
+        if encoding not in self._ready and not await self._comes(encoding):
             return None
         data = text.encode("utf-8", "replace")  # lone surrogates become `?`
         full = len(self._waiting) >= MOST_WAITING or self._waiting_bytes + len(data) > MOST_WAITING_BYTES
@@ -118,6 +123,26 @@ class HelperTokenizer:
         except TimeoutError:
             return None
         return counted if counted >= 0 else None
+
+    async def _comes(self, encoding: str) -> bool:
+        """Waits for a load that is under way, at most the timeout; a queue of bounded length."""
+        self.warm(encoding)
+        if self._hoping >= MOST_WAITING:
+            return False
+        self._hoping += 1
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while self._task is not None and encoding in self._wanted - self._failed - self._ready:
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._hoping -= 1
+        return encoding in self._ready
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def close(self) -> None:
         """Ends the helper."""
@@ -175,6 +200,7 @@ class HelperTokenizer:
         if encoding is not None:
             (self._ready if counted >= 0 else self._failed).add(encoding)
             self._backoff_s = BACKOFF_S
+            self._wake()
             return
         waiter, size = self._waiting.pop(frame_id)
         self._waiting_bytes -= size
@@ -199,6 +225,7 @@ class HelperTokenizer:
                 await _end(process)
         finally:
             self._task = None
+            self._wake()
 
     def _load(self, encoding: str) -> None:
         frame_id = self._number()

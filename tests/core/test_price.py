@@ -177,7 +177,7 @@ def test_reasoning_is_output_at_its_own_price():
 )
 def test_parts_that_exceed_their_whole_cost_no_more_than_the_whole(usage):
     """A token counted twice (recorded: OpenRouter's Gemini) or below zero can't break the bound."""
-    rates = flat(1 * MTOK, cache_write=2 * MTOK, cache_write_1h=3 * MTOK, audio_input=3 * MTOK)
+    rates = flat(1 * MTOK, cache_read=2 * MTOK, cache_write=2 * MTOK, cache_write_1h=3 * MTOK, audio_input=3 * MTOK)
     assert 0 <= price.cost(card(rates, fees={"web_search": 7}), usage) <= 30
 
 
@@ -237,6 +237,19 @@ def test_an_unnamed_tier_counts_as_the_dearest_reachable():
     priced = card(flat(MTOK), tiers=tiers)
     tokens: Mapping[str | None, int] = {None: 20, "auto": 20, "priority": 20, "flex": 10, "default": 10, "scale": 10}
     assert tokens == {tier: price.bound(priced, Size(tier=tier), 10, 0) for tier in tokens}
+
+
+def test_an_unnamed_region_counts_as_the_dearest():
+    """A workspace may have a default region; only `global` is surely the plain price."""
+    priced = card(flat(MTOK), geos={"us": 1100})
+    tokens: Mapping[str | None, int] = {None: 11, "us": 11, "mars": 11, "global": 10}
+    assert tokens == {geo: price.bound(priced, Size(geo=geo), 10, 0) for geo in tokens}
+
+
+def test_a_step_that_is_cheaper_never_lowers_a_bound():
+    """The real input may stay below the step that the bound reaches."""
+    priced = card(stepped(flat(3 * MTOK), (5, flat(MTOK))))
+    assert 30 == price.bound(priced, Size(), 10, 0)
 
 
 def test_hosted_tools_cost_fees_and_read_the_context_again():

@@ -49,13 +49,30 @@ def test_the_proxy_never_imports_tiktoken():
     assert 0 == subprocess.run([sys.executable, "-c", script], check=False).returncode
 
 
-async def test_until_it_has_loaded_there_is_no_count():
-    """A first count begins to load and says None at once."""
+async def test_a_first_count_loads_and_waits_for_it():
+    """Text that passes uncounted can't be cut any more, so a count waits for the load, at most its timeout."""
     one = HelperTokenizer(timeout_s=PATIENCE_S)
-    assert await one.count("cl100k_base", "hello") is None
-    await until(lambda: one.ready("cl100k_base"), "loaded by the first count")
-    assert 2 == await one.count("cl100k_base", "hello world")
+    assert [2, 1] == list(
+        await asyncio.gather(one.count("cl100k_base", "hello world"), one.count("cl100k_base", "hello"))
+    )
     await one.close()
+
+
+async def test_a_load_that_takes_too_long_is_none():
+    """The stream goes on after the timeout, counted by its bytes."""
+    one = HelperTokenizer(timeout_s=0.01)
+    assert await one.count("cl100k_base", "hello world") is None
+    await one.close()
+
+
+async def test_who_waits_for_a_load_is_bounded():
+    """256 may wait; the next one gets None at once, and all of them when the helper ends."""
+    one = HelperTokenizer(timeout_s=PATIENCE_S)
+    waiting = [asyncio.ensure_future(one.count("cl100k_base", "x")) for _ in range(tokenizer.MOST_WAITING)]
+    await until(lambda: one.pid is not None, "started")
+    assert await one.count("cl100k_base", "x") is None
+    await one.close()
+    assert [None] * tokenizer.MOST_WAITING == list(await asyncio.gather(*waiting))
 
 
 async def test_counts_equal_tiktokens_own(helper):
