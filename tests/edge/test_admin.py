@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -36,6 +37,7 @@ from gateway.edge.listener import make_runner
 from gateway.edge.tasks import Tasks
 from gateway.rules.budget import Budget
 from gateway.stores.memory import MemoryStore
+from gateway.stores.sqlite import SqliteStore
 from tests.fakes import FakeClock
 
 TOKEN = "t" * 32
@@ -45,13 +47,17 @@ BUDGET = Budget("each-run", limit=10 * NUSD, most=20 * NUSD)
 class House:
     """A control plane with its store, its open calls, and somebody who asks."""
 
-    def __init__(self, surface: Surface) -> None:
+    def __init__(self, surface: Surface, file: Path | None = None) -> None:
         self.clock = FakeClock()
-        self.store = MemoryStore(self.clock.now)
+        self.store: MemoryStore | SqliteStore
+        if file is None:
+            self.store = MemoryStore(self.clock.now)
+        else:
+            self.store = SqliteStore(file, self.clock.now, self.clock.new_id)
         self.live = Live()
         self.log: list[str] = []
         self.tasks = Tasks(lambda event, fields: self.log.append(f"{event} {fields}"))
-        self.control = Control(self.store, self.store.reading(), self.live, surface, self.clock, self.tasks)
+        self.surface = surface
         self.headers: dict[str, str] = {}
         self.left = asyncio.Event()  # a client left before its answer
         self._calls = 0
@@ -65,6 +71,8 @@ class House:
             raise
 
     async def __aenter__(self) -> House:
+        await self.store.open()
+        self.control = Control(self.store, self.store.reading(), self.live, self.surface, self.clock, self.tasks)
         self.runner = make_runner(self.handle, lambda event, fields: self.log.append(f"{event} {fields}"))
         await self.runner.setup()
         site = web.TCPSite(self.runner, "127.0.0.1", 0)
@@ -153,10 +161,10 @@ class House:
 OPEN = Surface(budgets=(BUDGET,), hosts=LOOPBACK)
 
 
-@pytest.fixture
-async def house() -> AsyncIterator[House]:
-    """On loopback, without a token."""
-    async with House(OPEN) as made:
+@pytest.fixture(params=["memory", "sqlite"])
+async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[House]:
+    """On loopback, without a token, over each store."""
+    async with House(OPEN, tmp_path / "ledger.sqlite3" if request.param == "sqlite" else None) as made:
         yield made
 
 
@@ -198,10 +206,10 @@ async def test_the_token_opens_under_any_name() -> None:
         assert 200 == (await house.ask("GET", "/api/runs", headers=headers))[0]
 
 
-def test_no_name_and_no_token_is_no_control_plane() -> None:
+async def test_no_name_and_no_token_is_no_control_plane() -> None:
     """There is no default credential: an open listener without a token does not come into being."""
     with pytest.raises(ConfigError, match="admin_token"):
-        House(Surface())
+        await House(Surface()).__aenter__()
 
 
 @pytest.mark.parametrize(
@@ -624,9 +632,10 @@ async def test_events_go_on_where_they_were_left(house: House) -> None:
     m.CallItem.model_validate(first[1]["data"]["data"])
     waiting = asyncio.ensure_future(listen(house, "/api/runs/r/events", 1, first[-1]["id"]))
     await house.call("r", 2)
-    assert ["0.000000002"] == [event["data"]["data"]["cost_usd"] for event in await waiting]
+    (later,) = await waiting
+    assert "0.000000002" == later["data"]["data"]["cost_usd"]
     await house.post("/api/runs/r/limits", {"usd": "3"})
-    (limit,) = await listen(house, "/api/runs/r/events", 1, str(len(house.store.journal) - 1))
+    (limit,) = await listen(house, "/api/runs/r/events", 1, later["id"])
     assert {"account": "run/r/nusd", "limit_usd": "3"} == limit["data"]["data"]
 
 
