@@ -31,7 +31,8 @@ DEFAULT_LIMIT = 100
 STATES: tuple[str, ...] = get_args(m.State)
 SORTS = tuple(sign + name for name in ("last_at", "started_at", "spent") for sign in ("-", ""))
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+# Server: aiohttp would tell its own version and the interpreter's
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "meterbox"}
 
 
 class Wrong(Exception):
