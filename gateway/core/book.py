@@ -138,6 +138,7 @@ class Book:
         self.holds: dict[str, Hold] = {}
         self.runs: dict[str, Run] = {}
         self.shelf: Shelf = shelf or BookShelf(self)
+        self.absent: set[str] = set()  # holds that the shelf is known not to have, as long as nobody else may write
         self.line = line or Line()
         self.dirty = Dirty()
         self.answers: list[tuple[str, Reservation | Denied]] = []  # what became of orders that had waited
@@ -152,7 +153,7 @@ class Book:
     def hold(self, hold_id: str) -> Hold | None:
         """The reservation of that id, ended ones too."""
         found = self.holds.get(hold_id)
-        if found is None:
+        if found is None and hold_id not in self.absent:
             found = self.shelf.hold(hold_id)
             if found is not None:
                 self.holds[hold_id] = found
@@ -169,7 +170,11 @@ class Book:
 
     def write(self, at: float, kind: str, run: str, call_id: str | None, data: object) -> None:
         """Appends to the journal. Encoded at once: the caller's object may change later."""
-        self.dirty.journal.append(Written(at, kind, run, call_id, _encode(data)))
+        try:
+            text = _encode(data)
+        except (OverflowError, UnicodeEncodeError):  # a provider's wild number, half a surrogate: the rest still counts
+            text = _encode(_tamed(msgspec.to_builtins(data)))
+        self.dirty.journal.append(Written(at, kind, run, call_id, text))
 
     def take_dirty(self) -> Dirty:
         """What changed since the last call."""
@@ -183,6 +188,7 @@ class Book:
 
     def trim(self, most: int) -> None:
         """Lets rows at rest go once there are more than `most` of a kind; only right when all is written."""
+        self.absent.clear()
         if len(self.holds) > most:
             self.holds = {key: hold for key, hold in self.holds.items() if hold.state == HELD}
             if len(self.holds) > most // 2:
@@ -197,8 +203,25 @@ class Book:
         self.accounts.clear()
         self.holds.clear()
         self.runs.clear()
+        self.absent.clear()
         self.dirty = Dirty()
         self.answers = []
+
+
+def whole(text: str) -> str:
+    """The same text without half surrogates, which no file can hold."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _tamed(value: object) -> object:
+    """The same with every number cut to 64 bits and every text made whole."""
+    if isinstance(value, dict):
+        return {_tamed(key): _tamed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_tamed(item) for item in value]
+    if isinstance(value, str):
+        return whole(value)
+    return max(-(2**63), min(2**64 - 1, value)) if type(value) is int else value
 
 
 class BookShelf:

@@ -57,11 +57,14 @@ def reserve(book: Book, now: float, order: Order) -> Reservation | Denied | Lite
 
 
 def _repeat(book: Book, hold: Hold, order: Order) -> Reservation:
-    if [(charge.account, charge.unit) for charge in order.charges] != hold.accounts or hold.asked != [
-        charge.want for charge in order.charges
-    ]:
+    accounts = [(charge.account, charge.unit) for charge in order.charges]
+    if accounts != hold.accounts or hold.asked != _asked(order):
         raise StoreFailed(f"order {order.id} was granted before with other charges")
     return _reservation(book, hold)
+
+
+def _asked(order: Order) -> list[int]:
+    return [min(charge.want, AMOUNT_MOST) for charge in order.charges]
 
 
 def _reservation(book: Book, hold: Hold) -> Reservation:
@@ -164,7 +167,7 @@ def _grant(book: Book, now: float, order: Order, granted: dict[str, int]) -> Res
         deadline_at=order.deadline_at,
         accounts=[(charge.account, charge.unit) for charge in order.charges],
         held=granted,
-        asked=[charge.want for charge in order.charges],
+        asked=_asked(order),
         about=order.about,
     )
     book.holds[hold.id] = hold

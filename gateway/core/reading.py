@@ -47,7 +47,6 @@ class SqlShelf:
 
     def __init__(self, query: Query) -> None:
         self._query = query
-        self._absent: set[str] = set()  # reservations that the latest prefetch did not find
 
     def prefetch(self, book: Book, orders: Sequence[Order]) -> None:
         """Reads at once what these orders will ask for one by one, and remembers what isn't there."""
@@ -55,7 +54,7 @@ class SqlShelf:
         for (data,) in self._query(_MANY_HOLDS, (_encode_json(ids),)) if ids else ():
             hold = hold_from(data)
             book.holds[hold.id] = hold
-        self._absent = set(ids).difference(book.holds)
+        book.absent = set(ids).difference(book.holds)
         names = {charge.account for order in orders for charge in order.charges}.union(
             *[order.gates for order in orders]
         )
@@ -70,8 +69,6 @@ class SqlShelf:
         return account_from(rows[0]) if rows else None
 
     def hold(self, hold_id: str, /) -> Hold | None:
-        if hold_id in self._absent:
-            return None
         rows = self._query("SELECT data FROM reservation WHERE id = ?", (hold_id,))
         return hold_from(rows[0][0]) if rows else None
 

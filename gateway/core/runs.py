@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.core.book import Book
+from gateway.core.book import AMOUNT_MOST, Book, whole
 from gateway.core.types import Exchange, Run, RunFacts
 
 ANCESTORS_MOST = 64  # how deep a run tree may be followed
@@ -112,7 +112,8 @@ def tally_of(exchange: Exchange) -> Tally:
         )
     sent = 1 if exchange.attempts else 0
     failed = 1 if exchange.outcome == "upstream_error" else 0
-    return (sent, len(exchange.tool_calls), failed, *tokens, exchange.cost_nusd or 0)
+    told = (sent, len(exchange.tool_calls), failed, *tokens, exchange.cost_nusd or 0)
+    return tuple([value if value < AMOUNT_MOST else AMOUNT_MOST for value in told])  # a provider may say any number
 
 
 def count(run: Run, fresh: Tally, before: Tally) -> None:
@@ -135,7 +136,7 @@ def note_latest(run: Run, exchange: Exchange, now: float) -> None:
     """Remembers what decides the outcome if no other call follows."""
     run.last_at = max(run.last_at, now)
     run.last_outcome = exchange.outcome
-    run.last_finish = exchange.finish_reason or exchange.reason or None
+    run.last_finish = whole(exchange.finish_reason or exchange.reason)[:64] or None
     if exchange.attempts:
         run.open_tools = len(exchange.tool_calls)
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.core import runs
-from gateway.core.book import AMOUNT_MOST, HELD, PRESUMED, SETTLED, VOID, Book, Hold, Row
+from gateway.core.book import AMOUNT_MOST, HELD, PRESUMED, SETTLED, VOID, Book, Hold, Row, whole
 from gateway.core.ledger import expire_line, send_hopeless_home, serve_line, step_of
 from gateway.core.types import Attempt, Exchange, Finding, Settled
 
@@ -118,7 +118,7 @@ def _move(book: Book, now: float, hold: Hold, actual: dict[str, int] | None, exc
         if hold.state == PRESUMED:
             return False
         conclude(book, now, hold, PRESUMED, amounts_presumed(hold))
-        hold.response_id = exchange.response_id
+        hold.response_id = whole(exchange.response_id) if exchange.response_id is not None else None
         return True
     given = actual or {}
     amounts = amounts_presumed(hold)  # a unit that nobody told is charged as held; money is what the exchange says

@@ -69,10 +69,8 @@ def _take(lock_file: Path) -> int | None:
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    return sqlite3.connect(
-        f"file:{quote(str(path))}?mode={mode}", uri=True, timeout=5.0, isolation_level=None,
-        check_same_thread=False, cached_statements=512,
-    )  # fmt: skip
+    file = f"file:{quote(str(path))}?mode={mode}"
+    return sqlite3.connect(file, 5.0, 0, None, False, cached_statements=512, uri=True)
 
 
 def _refuse_bad_file(path: Path, check: bool) -> None:
@@ -127,6 +125,7 @@ class SqliteStore(Desk):
         self._time = 0.0
         self._swept_at = self._renewed_at = self._beat_at = float("-inf")
         self._locks: list[int] = []  # descriptors to close at the end
+        self._readers: list[sqlite3.Connection] = []
         self._unsynced, self._batches, self._version = False, 0, -1
 
     async def open(self) -> None:
@@ -147,6 +146,8 @@ class SqliteStore(Desk):
             self._open = False
             self._inbox.put(None)
             await asyncio.shield(self._ended)
+        for connection in self._readers:
+            connection.close()
 
     def ask(self, act: Callable[..., T], *args: Any, kept: bool = False) -> Awaitable[T]:
         """Queues one operation for the thread."""
@@ -168,18 +169,17 @@ class SqliteStore(Desk):
         return self._damaged or self._why
 
     def reading(self) -> SqlReading:
-        """A reader with a connection of its own, for one thread."""
-        return SqlReading(self._reader())
+        """A reader with a connection of its own, for one thread; open until the store closes."""
+        self._readers.append(_connect(self.path, "ro"))
+        return SqlReading(self._query_over(self._readers[-1]))
 
     def audit(self) -> list[str]:
-        """What is wrong with the balances as they are on disk; reads all of it, from any thread."""
-        query = self._reader()
-        query("BEGIN", ())  # one instant
-        return audit(*book_of_tables(query))
+        """What is wrong with the balances as they are on disk at one instant; reads all of it, from any thread."""
+        with closing(_connect(self.path, "ro")) as connection:
+            connection.execute("BEGIN")
+            return audit(*book_of_tables(self._query_over(connection)))
 
-    def _reader(self) -> Callable[[str, Sequence[Any]], list[Any]]:
-        connection = _connect(self.path, "ro")
-
+    def _query_over(self, connection: sqlite3.Connection) -> Callable[[str, Sequence[Any]], list[Any]]:
         def query(sql: str, values: Sequence[Any]) -> list[Any]:
             try:
                 return connection.execute(sql, values).fetchall()
@@ -214,9 +214,8 @@ class SqliteStore(Desk):
     def _begin(self) -> None:
         lock_file, self._instances = self.path.with_suffix(".lock"), self.path.with_suffix(".instances")
         self._instances.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._locks.append(self._lock)
-        with _locked(self._lock, self._pause):
+        self._locks.append(os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        with _locked(self._locks[0], self._pause):
             _refuse_bad_ground(lock_file)
             size = self.path.stat().st_size if self.path.exists() else 0
             if size:
@@ -334,7 +333,7 @@ class SqliteStore(Desk):
     def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
         """ledger.lock around BEGIN IMMEDIATE ... COMMIT, and a checkpoint now and then."""
         execute = self._connection.execute
-        with _locked(self._lock, self._pause):
+        with _locked(self._locks[0], self._pause):
             self._beat = self._unsynced and abs(self._now() - self._beat_at) >= SWEEP_S and not self._full
             if self._beat:
                 execute("PRAGMA synchronous=FULL")
@@ -370,8 +369,7 @@ class SqliteStore(Desk):
         self._renewed_at = now
 
     def _tick(self) -> float:
-        """The store's time: never behind what was written."""
-        self._time = max(self._time, self._now())
+        self._time = max(self._time, self._now())  # never behind what was written
         return self._time
 
     def _refuse(self, replies: list[Any], why: str | None = None) -> None:
@@ -391,8 +389,8 @@ class SqliteStore(Desk):
         self._refuse([op.reply for op in late] + self._window.throw_away((), ()))
         with suppress(OSError, sqlite3.Error):  # else the next start charges what we still hold
             self._bury(self.instance)
-            with _locked(self._lock, self._pause):
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            with _locked(self._locks[0], self._pause):
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 self._connection.close()
             (self._instances / f"{self.instance}.lock").unlink()
         self._let_go()
