@@ -101,13 +101,15 @@ class Pipeline:
         """A streamed answer: its end goes out only after it has settled."""
         p, outlet = self._p, step.outlet
         granted = hold.metered_output(step)
-        reader, meter = step.dialect.reader(step.call, hide), Meter(granted)
+        model, reader = step.call.model, step.dialect.reader(step.call, hide)
+        meter = Meter(granted, spread=tokens.spread(model))
+        watch = relay.Watch(meter, p.tokenizer, tokens.encoding_of(model))
         way = relay.Relay(stream, outlet, step.open)
         await outlet.start(stream.status, stamps.heads(step, stream))
         on_input = hold.lower(p, step) if step.order_id else None
-        ending = await way.events(reader, meter, p.tokenizer, tokens.encoding_of(step.call.model), on_input)
+        ending = await way.events(reader, watch, on_input)
         ending.output_tokens = meter.estimate(reader.output_bytes)
-        await hold.settle(self._p, step, ending, reader.reply())
+        await hold.settle(p, step, ending, reader.reply())
         if ending.way == "done":
             await outlet.write(reader.rest())
             if reader.ended:

@@ -52,16 +52,14 @@ def conclude(
     outcome = _outcome(ending, reply)
     if unbilled(ending):
         return outcome, "refused", 0
-    if reply.usage_complete and reply.usage is not None and ending.way != "cut":
+    if reply.usage_complete and reply.usage is not None:
         source, cost = _told(call, offer, reply, reply.usage, card_of)
         return outcome, source, cost
     if offer.card is None:
         return outcome, "no_usage" if reply.usage is None else "unknown_model", None
     if ending.way == "cut":
-        counted = price.bound(offer.card, call.size, offer.input_tokens, 0) + price.cost(
-            offer.card, Usage(output_tokens=ending.output_tokens), call.size.tier
-        )
-        return outcome, "estimate", counted
+        each = -(-ending.output_tokens // call.size.choices)
+        return outcome, "estimate", price.bound(offer.card, call.size, offer.input_tokens, each)
     return outcome, "presumed", None
 
 

@@ -223,7 +223,9 @@ class Stream(Protocol):
         """Body as read, decompressed. Raises UpstreamFailed on reset, stall (gap_s) or total_s."""
         ...
 
-    def close(self) -> None: ...
+    def close(self, within_s: float = 0.0) -> None:
+        """Ends it: at once, or after a moment in which what has come already may still be read."""
+        ...
 
 
 class Upstream(Protocol):

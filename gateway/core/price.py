@@ -34,7 +34,12 @@ ASIDE = frozenset({"batch"})
 FREE_TOOLS = frozenset({"web_fetch", "tool_search", "mcp", "memory"})
 # Tokens that one result of a hosted tool adds to the context at most, where it is smaller than the window: the recorded
 # web searches in ../shared/traffic stay below 20,000 a use. What is missing here may fill the whole window.
-RESULT_TOKENS = {"web_search": 32_768, "web_search_preview": 32_768, "x_search": 32_768}
+RESULT_TOKENS = {
+    "web_search": 32_768,
+    "web_search_preview": 32_768,
+    "x_search": 32_768,
+    "tool_search": 4_096,  # names the tools that it found; their definitions stand in the request and are counted there
+}
 
 
 class Rates(Struct, frozen=True):

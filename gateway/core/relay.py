@@ -6,7 +6,7 @@ What never enters: a provider's name, a price, the store.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 from msgspec import structs
 
@@ -19,8 +19,27 @@ from gateway.core.types import Refusal
 
 # A whole answer is kept in memory up to this; what is larger flows on unread and is presumed.
 MOST_WHOLE_BYTES = 64 << 20
-# Chunks are read in pieces of this size once the output may reach its grant: about ten events of a chat stream.
-NEAR_BYTES = 4096
+# Chunks are read in pieces of this size once the output may reach its grant: a few events of a chat stream.
+NEAR_BYTES = 512
+# After a cut what the provider had already written is read for so long: it will be on the bill, so it is on ours.
+LINGER_S = 0.1
+
+
+class Watch:
+    """Counts one streamed answer against what was granted."""
+
+    def __init__(self, meter: Meter, tokenizer: Tokenizer, encoding: str) -> None:
+        self.meter = meter
+        self.over = False  # the provider wrote past its grant: nothing more goes out
+        self._tokenizer = tokenizer
+        self._encoding = encoding
+
+    async def count(self, reader: Reader) -> None:
+        """Counts what was not counted yet."""
+        text = reader.take()
+        if text:
+            counted = await self._tokenizer.count(self._encoding, text)
+            self.meter.add(counted, len(text.encode("utf-8", "replace")))
 
 
 class Relay:
@@ -53,34 +72,42 @@ class Relay:
             return b"".join(parts), self._failed(failure)
         return b"".join(parts), self._ending("done")
 
-    async def events(
-        self,
-        reader: Reader,
-        meter: Meter,
-        count: Tokenizer,
-        encoding: str,
-        on_input: Callable[[int], Awaitable[None]] | None,
-    ) -> Ending:
+    async def events(self, reader: Reader, watch: Watch, on_input: Callable[[int], Awaitable[None]] | None) -> Ending:
         """Passes a stream of events until its terminal event (held back in the reader) or its end."""
         try:
             async for chunk in self._stream.chunks():
-                for piece in _pieces(chunk) if meter.due(reader.output_bytes + len(chunk)) else (chunk,):
-                    ready = reader.feed(piece)
-                    if meter.due(reader.output_bytes):
-                        await self._count(reader, meter, count, encoding)
-                        if meter.over:
-                            self._stream.close()
-                            return self._ending("cut", "output_over_grant")
-                    if ready:
-                        await self._outlet.write(ready)
+                if watch.over or watch.meter.due(reader.output_bytes + len(chunk)):
+                    await self._near(chunk, reader, watch)
+                elif ready := reader.feed(chunk):
+                    await self._outlet.write(ready)
                 if on_input is not None and reader.input_told is not None:
                     await on_input(reader.input_told)
                     on_input = None
                 if reader.ended:
-                    return self._ending("done")
+                    break
+            ending = self._ending("done")
         except UpstreamFailed as failure:
-            return self._failed(failure)
-        return self._ending("done")
+            ending = self._failed(failure)
+        if watch.over:
+            await watch.count(reader)
+            return self._ending("cut", "output_over_grant")
+        return ending
+
+    async def _near(self, chunk: bytes, reader: Reader, watch: Watch) -> None:
+        """A chunk that may reach the grant: in small pieces, counted before they go out. Beyond it only reading goes
+        on, for a moment: what the provider had written by then is billed, so it is counted."""
+        for at in range(0, len(chunk), NEAR_BYTES):
+            ready = reader.feed(chunk[at : at + NEAR_BYTES])
+            if watch.over:
+                continue
+            if watch.meter.due(reader.output_bytes):
+                await watch.count(reader)
+                if watch.meter.over:
+                    watch.over = True
+                    self._stream.close(LINGER_S)
+                    continue
+            if ready:
+                await self._outlet.write(ready)
 
     async def drain(self) -> None:
         """What comes after the terminal event, to the end of the body: usually nothing, and it keeps the connection."""
@@ -89,11 +116,6 @@ class Relay:
                 await self._outlet.write(chunk)
         except UpstreamFailed:
             return
-
-    @staticmethod
-    async def _count(reader: Reader, meter: Meter, count: Tokenizer, encoding: str) -> None:
-        text = reader.take()
-        meter.add(await count.count(encoding, text), len(text.encode("utf-8", "replace")))
 
     def _failed(self, failure: UpstreamFailed) -> Ending:
         if self._open.refusal is not None:
@@ -106,11 +128,6 @@ class Relay:
         if way == "done" and self._open.refusal is not None:
             way, reason = "cut", self._open.refusal.code
         return Ending(way=way, status=self._stream.status, reason=reason)  # type: ignore[arg-type]  # the four literals
-
-
-def _pieces(chunk: bytes) -> Iterator[bytes]:
-    """A chunk in small pieces: near the grant, what it still pays for goes out and the rest does not."""
-    return (chunk[at : at + NEAR_BYTES] for at in range(0, len(chunk), NEAR_BYTES))
 
 
 def broken(ending: Ending, run_id: str) -> Refusal:

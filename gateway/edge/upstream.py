@@ -248,9 +248,11 @@ class HttpStream:
         self._stop_timer()
         raise StopAsyncIteration
 
-    def close(self) -> None:
+    def close(self, within_s: float = 0.0) -> None:
         """Ends the answer: a connection whose body was not read to its end is given up."""
-        if not self._done and self._failure is None:
+        if within_s > 0:
+            self._loop.call_later(within_s, self.close)
+        elif not self._done and self._failure is None:
             self._fail(UpstreamFailed("the call was ended", kind="closed"))
 
     def _watch(self) -> None:
