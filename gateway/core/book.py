@@ -240,16 +240,19 @@ class BookShelf:
         return None
 
     def due(self, now: float, limit: int) -> list[str]:
-        return [h.id for h in self._book.holds.values() if h.state == HELD and h.deadline_at < now][:limit]
+        return sorted(h.id for h in self._held() if h.deadline_at < now)[:limit]
 
     def held_by(self, instance: str, limit: int) -> list[str]:
-        return [h.id for h in self._book.holds.values() if h.state == HELD and h.instance == instance][:limit]
+        return sorted(h.id for h in self._held() if h.instance == instance)[:limit]
 
     def idle(self, before: float, limit: int) -> list[str]:
         runs = self._book.runs.values()
         busy = {r.parent for r in runs if r.state == "active"}
-        busy.update(h.run for h in self._book.holds.values() if h.state == HELD)
-        return [r.key for r in runs if r.state == "active" and r.last_at < before and r.key not in busy][:limit]
+        busy.update(hold.run for hold in self._held())
+        return sorted(r.key for r in runs if r.state == "active" and r.last_at < before and r.key not in busy)[:limit]
+
+    def _held(self) -> list[Hold]:
+        return [hold for hold in self._book.holds.values() if hold.state == HELD]
 
     def presumed(self, response_id: str, tenant: str) -> str | None:
         for hold in self._book.holds.values():

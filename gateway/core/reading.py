@@ -79,19 +79,20 @@ class SqlShelf:
     def due(self, now: float, limit: int) -> list[str]:
         return self._names(
             "SELECT id FROM reservation WHERE state = 'held' AND (deadline_at < ? OR instance NOT IN"
-            " (SELECT id FROM instance WHERE lease_until >= ?)) LIMIT ?", (now, now, limit),
+            " (SELECT id FROM instance WHERE lease_until >= ?)) ORDER BY id LIMIT ?", (now, now, limit),
         )  # fmt: skip
 
     def held_by(self, instance: str, limit: int) -> list[str]:
         return self._names(
-            "SELECT id FROM reservation WHERE state = 'held' AND instance = ? LIMIT ?", (instance, limit)
+            "SELECT id FROM reservation WHERE state = 'held' AND instance = ? ORDER BY id LIMIT ?", (instance, limit)
         )
 
     def idle(self, before: float, limit: int) -> list[str]:
         return self._names(
             "SELECT key FROM run r WHERE state = 'active' AND last_at < ?"
             " AND NOT EXISTS (SELECT 1 FROM run c WHERE c.parent = r.key AND c.state = 'active')"
-            " AND NOT EXISTS (SELECT 1 FROM reservation h WHERE h.state = 'held' AND h.run = r.key) LIMIT ?",
+            " AND NOT EXISTS (SELECT 1 FROM reservation h WHERE h.state = 'held' AND h.run = r.key)"
+            " ORDER BY key LIMIT ?",
             (before, limit),
         )
 
@@ -176,7 +177,7 @@ class SqlReading:
     def account(self, name: str) -> Balance | None:
         """See `ports.Reading`."""
         rows = self._query("SELECT * FROM account WHERE name = ?", [name])
-        return account_from(rows[0]).balance() if rows else None
+        return account_from(rows[0]).balance() if rows and _counts(account_from(rows[0])) else None
 
     def accounts(self, kind: str, limit: int = 100, cursor: str | None = None) -> tuple[list[Balance], str | None]:
         """See `ports.Reading`."""
@@ -255,7 +256,7 @@ class BookReading:
     def account(self, name: str) -> Balance | None:
         """See `ports.Reading`."""
         account = self._book.accounts.get(name)
-        return None if account is None else account.balance()
+        return account.balance() if account is not None and _counts(account) else None
 
     def accounts(self, kind: str, limit: int = 100, cursor: str | None = None) -> tuple[list[Balance], str | None]:
         """See `ports.Reading`."""

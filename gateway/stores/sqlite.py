@@ -317,12 +317,10 @@ class SqliteStore(Desk):
         return True
 
     def _commit(self, ops: list[Op], done: list[tuple[Any, Any]]) -> None:
-        with self._transaction() as execute:
+        with self._transaction():
             now = self._tick()
             if abs(now - self._renewed_at) >= RENEW_S:
                 self._renew(now)
-            if self._why is not None or self._beat:
-                execute(schema.PUT_META, (now,))
             if orders := [op.args[0] for op in ops if op.act is ledger.reserve]:
                 self._shelf.prefetch(self._window.book, orders)
             self._window.carry_out(ops, now, done)
@@ -359,6 +357,8 @@ class SqliteStore(Desk):
 
     def _write(self) -> None:
         dirty = self._window.book.take_dirty()
+        if dirty or self._beat or self._why is not None:  # a heartbeat, and a try after a failure, must write something
+            self._connection.execute(schema.PUT_META, (self._time,))
         self._unsynced = self._unsynced or bool(dirty)
         for sql, values in schema.statements_of(self._window.book, dirty):
             self._connection.execute(sql, values)
