@@ -54,9 +54,15 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 1 << 30
 
 
-def dialects() -> list[Dialect]:
+def dialects(seed: int = 0) -> list[Dialect]:
     """The wire formats, in the order in which they are asked."""
-    return [OpenAIChat(), OpenAIResponses(), Anthropic(), OpenAIEmbeddings(), OpenAICompletions()]
+    return [
+        OpenAIChat(seed=seed),
+        OpenAIResponses(seed=seed),
+        Anthropic(seed=seed),
+        OpenAIEmbeddings(seed=seed),
+        OpenAICompletions(seed=seed),
+    ]
 
 
 async def serve(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:
@@ -151,7 +157,7 @@ def _surface(settings: Settings, budgets: tuple[Any, ...]) -> Surface:
 
 
 def _front(settings: Settings, parts: Parts, tasks: Tasks, control: Control) -> Front:
-    spoken = dialects()
+    spoken = dialects(SystemClock().seed())
     specs = [
         KeySpec(
             name=key.name,

@@ -16,11 +16,12 @@ from gateway.core import anthropic_request as request
 from gateway.core import body as bodies
 from gateway.core.anthropic_answer import Delta, Event, Gathered, anthropic_error, gather
 from gateway.core.anthropic_request import Offer
-from gateway.core.body import Fields, read_list, read_object, splice
+from gateway.core.body import Fields, read_object, splice
 from gateway.core.errors import Undecodable
 from gateway.core.flow import Flow, looks_streamed
 from gateway.core.history import Digest, Memo
 from gateway.core.openai_request import check_fields
+from gateway.core.prefix import Growing
 from gateway.core.tally import Tally, dearest, model_of, tally
 from gateway.core.types import Call, Inbound, Provider, Refusal, Reply, Size
 
@@ -36,7 +37,7 @@ class Anthropic:
     name = "anthropic-messages"
 
     def __init__(self, seed: int = 0) -> None:
-        self._messages: Memo[Offer] = Memo(seed=seed)
+        self._messages: Growing[Offer] = Growing(seed=seed)
         self._systems: Memo[Digest] = Memo(1024, seed)
         self._tools: Memo[Offer] = Memo(1024, seed)
         self._sound: Memo[int] = Memo(1024, seed)
@@ -59,7 +60,7 @@ class Anthropic:
         offer = self._tools.look(raw_tools, request.read_tools) if raw_tools is not None else _NO_OFFER
         system = self._systems.look(raw_system, request.read_system) if raw_system is not None else Digest()
         extra_bytes = check_fields(fields, self._sound, ("messages",))
-        read = [self._messages.look(raw, request.read_message) for raw in _messages(fields)]
+        read = self._messages.read(_messages(fields), "messages", request.read_message)
         summed = tally(read, system.hash, request.session_of(fields), _thread(fields))
         names = offer.names + tuple(name for said in read for name in said.names)
         return Call(
@@ -126,11 +127,11 @@ class Anthropic:
         return isinstance(said, dict) and isinstance(said.get("error"), dict)
 
 
-def _messages(fields: Fields) -> list[bytes]:
+def _messages(fields: Fields) -> bytes:
     raw = fields.get("messages")
     if raw is None:
         raise Undecodable("`messages` is missing: send the conversation as an array of messages.")
-    return read_list(raw, "messages")
+    return raw
 
 
 def _thread(fields: Fields) -> str | None:

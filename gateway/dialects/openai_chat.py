@@ -9,6 +9,7 @@ What never enters: I/O, a clock, prices, a provider's credentials.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -19,6 +20,7 @@ from gateway.core.chat_message import Offer, read_message, read_tools, result_at
 from gateway.core.chat_stream import Stream, is_own_error, read_whole
 from gateway.core.history import Digest, Memo, chain, distinct
 from gateway.core.ports import Reader
+from gateway.core.prefix import Growing
 from gateway.core.refusal import openai_error
 from gateway.core.types import Call, CallKind, Hosted, Inbound, Lineage, Provider, Refusal, Reply, Result, Size
 
@@ -38,7 +40,7 @@ _COMPOUND = ("groq/compound", "compound-beta")  # Groq's systems run their own t
 class _Asked(Struct):
     """What the messages of one request come to."""
 
-    digests: list[Digest]
+    digests: Sequence[Digest]
     results: tuple[Result, ...]
     lineage: Lineage
 
@@ -49,7 +51,7 @@ class OpenAIChat:
     name = "openai-chat"
 
     def __init__(self, most: int = 16384, seed: int = 0) -> None:
-        self._messages: Memo[Digest] = Memo(most, seed)
+        self._messages: Growing[Digest] = Growing(most, seed)
         self._offers: Memo[Offer] = Memo(1024, seed)
         self._growths: Memo[int] = Memo(4096, seed)
 
@@ -97,8 +99,7 @@ class OpenAIChat:
         raw = fields.get("messages")
         if raw is None:
             return _Asked([], (), Lineage(body_session=_session(fields)))
-        look = self._messages.look
-        digests = [look(item, read_message) for item in bodies.read_list(raw, "messages")]
+        digests = self._messages.read(raw, "messages", read_message)
         answers: list[int] = []
         ids: list[str] = []
         results: list[Result] = []

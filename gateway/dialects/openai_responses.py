@@ -8,15 +8,18 @@ Source: developers.openai.com/api, "Responses" and "Streaming events"; checked a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from gateway.core import body as bodies
 from gateway.core import responses_request as request
-from gateway.core.body import Fields, read_list, read_object, splice
+from gateway.core.body import Fields, read_object, splice
 from gateway.core.flow import Flow, looks_streamed
 from gateway.core.history import Memo, text_hash
 from gateway.core.openai_request import check_fields
 from gateway.core.openai_usage import error_word
+from gateway.core.prefix import Growing
 from gateway.core.refusal import openai_error
 from gateway.core.responses_answer import RESPONSE, Event, Gathered, Response, decode, failed, gather
 from gateway.core.responses_request import Offer
@@ -38,7 +41,7 @@ class OpenAIResponses:
     name = "openai-responses"
 
     def __init__(self, seed: int = 0) -> None:
-        self._items: Memo[Offer] = Memo(seed=seed)
+        self._items: Growing[Offer] = Growing(seed=seed)
         self._prompts: Memo[Offer] = Memo(1024, seed)
         self._tools: Memo[Offer] = Memo(1024, seed)
         self._sound: Memo[int] = Memo(1024, seed)
@@ -78,13 +81,13 @@ class OpenAIResponses:
             edits=None if pointed else frozenset(names),
         )
 
-    def _input(self, fields: Fields) -> list[Offer]:
+    def _input(self, fields: Fields) -> Sequence[Offer]:
         raw = fields.get("input")
         if raw is None:
             return []
         if raw.startswith(b'"'):
             return [self._prompts.look(raw, request.read_prompt)]
-        return [self._items.look(item, request.read_item) for item in read_list(raw, "input")]
+        return self._items.read(raw, "input", request.read_item)
 
     def _other(self, inbound: Inbound, provider: Provider) -> Call:
         """What lies beside: stored responses, counts, lists."""

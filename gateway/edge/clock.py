@@ -32,6 +32,10 @@ class SystemClock:
         """Seconds that never step back; only differences mean something."""
         return time.monotonic()
 
+    def seed(self) -> int:
+        """64 bits that nobody outside can guess: for hashes that outsiders choose the input of."""
+        return secrets.randbits(64)
+
     def new_id(self, prefix: str) -> str:
         """`prefix_` and 26 letters: milliseconds, then chance."""
         ms = time.time_ns() // 1_000_000

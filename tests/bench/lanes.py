@@ -1,4 +1,4 @@
-"""The lanes of the bench: direct, nginx, and the product as `serve` starts it; and what their processes burn."""
+"""The lanes of the bench: direct, nginx, bare aiohttp, and the product as `serve` starts it; and what their processes burn."""
 
 from __future__ import annotations
 
@@ -165,6 +165,13 @@ def lanes(state: Path) -> Iterator[list[Lane]]:
             started = stack.enter_context(process(command, GATEWAY_CORE, state / "nginx.out"))
             ready = wait_port(own, started)
             found.append(Lane("nginx", dict.fromkeys(port, own), through, started.pid, ready))
+        own = free_port()
+        floor = Path(__file__).with_name("floor.py")
+        origins = [f"{name}=http://127.0.0.1:{port[name]}" for name in port]
+        command = [sys.executable, str(floor), str(own), *origins]
+        started = stack.enter_context(process(command, GATEWAY_CORE, state / "floor.log"))
+        ready = wait_port(own, started)
+        found.append(Lane("aiohttp", dict.fromkeys(port, own), through, started.pid, ready))
         own = free_port()
         (state / "meterbox.toml").write_text(CONFIG.format(port=own, **values))
         command = [sys.executable, "-m", "gateway", "serve", "--config", str(state / "meterbox.toml")]

@@ -215,7 +215,7 @@ def test_digests_are_bounded():
     dialect = OpenAIChat(most=4)
     for number in range(20):
         decode(dialect, messages=[{"role": "user", "content": str(number)}])
-    assert 4 == len(dialect._messages)
+    assert 4 == len(dialect._messages._memo)
 
 
 def test_refusals_are_openais():
