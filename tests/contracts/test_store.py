@@ -63,10 +63,17 @@ async def denied(store: AnyStore, call: str, *charges: Any, **more: Any) -> Deni
 async def parked(store: AnyStore, call: str, *charges: Any, **more: Any) -> asyncio.Task[Any]:
     """An order that stands in line by now."""
     task = asyncio.ensure_future(store.reserve(order(call, *charges, wait_s=30.0, **more)))
-    await asyncio.sleep(0)
-    await store.run("R")  # whatever was asked before is done
-    assert not task.done()
+    await still_waits(store, task)
     return task
+
+
+async def still_waits(store: AnyStore, task: asyncio.Task[Any]) -> None:
+    """Whatever was asked before is done, and who was answered has noticed: this one was not."""
+    await asyncio.sleep(0)
+    await store.run("R")
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not task.done()
 
 
 def test_both_stores_fit_the_socket(tmp_path: Path, clock: FakeClock) -> None:
@@ -357,8 +364,7 @@ async def test_a_line_keeps_its_order(store: AnyStore) -> None:
     small = await parked(store, "c3", charge(want=50))
     await store.adjust("c1/1", "nusd", 400)
     assert isinstance(await big, Reservation)
-    await store.run("R")
-    assert not small.done()
+    await still_waits(store, small)
     await store.settle("c1/1", {"nusd": 0}, exchange("c1", 0))
     assert isinstance(await small, Reservation)
 
@@ -388,6 +394,19 @@ async def test_spent_alone_ends_the_wait_at_once(store: AnyStore) -> None:
     assert "limit" == (await denied(store, "c4", charge(want=600), wait_s=30)).reason
 
 
+async def test_spent_alone_ends_the_wait_behind_others_too(store: AnyStore) -> None:
+    """Whoever has become hopeless doesn't wait for his turn to hear it."""
+    await granted(store, "c0", charge(want=200))
+    await granted(store, "c1", charge(want=700))
+    first = await parked(store, "c2", charge(want=300))
+    second = await parked(store, "c3", charge(want=900))
+    await store.settle("c0/1", {"nusd": 200}, exchange("c0", 200))
+    assert "limit" == (await asyncio.wait_for(second, 5)).reason
+    await still_waits(store, first)
+    store.forget("c2/1")
+    await first
+
+
 async def test_patience_counts_from_the_last_settle(store: AnyStore, clock: FakeClock) -> None:
     """30 s after the last hold of that account settled, not after the order came."""
     await granted(store, "c1", charge(want=100))
@@ -397,7 +416,7 @@ async def test_patience_counts_from_the_last_settle(store: AnyStore, clock: Fake
     await store.settle("c1/1", {"nusd": 1}, exchange("c1", 1))
     clock.advance(29)
     await store.expire(clock.at)
-    assert not waits.done()
+    await still_waits(store, waits)
     clock.advance(1)
     await store.expire(clock.at)
     no = await waits
