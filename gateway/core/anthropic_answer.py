@@ -13,6 +13,7 @@ from msgspec import Raw, Struct
 
 from gateway.core.history import answer_hash, text_hash
 from gateway.core.refusal import details
+from gateway.core.told import tells_all
 from gateway.core.types import Refusal, Reply, ToolCall, Usage
 
 _JSON = msgspec.json.Decoder()
@@ -182,7 +183,7 @@ class Gathered:
             response_id=self.id,
             finish_reason=self.stop_reason,
             usage=usage,
-            usage_complete=self.complete and usage is not None,
+            usage_complete=self.complete and usage is not None and tells_all(usage, self.output_bytes),
             ended=self.ended,
             tool_calls=calls,
             tier=_string(self._usage.get("service_tier")),

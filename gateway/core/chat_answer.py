@@ -13,6 +13,7 @@ from msgspec import Raw, Struct
 
 from gateway.core.history import answer_hash, text_hash
 from gateway.core.openai_usage import error_word, merge, read_usage, stated_nusd, told_input, unaccounted, zero_is_meant
+from gateway.core.told import tells_all
 from gateway.core.types import Call, Reply, ToolCall
 
 # Google's OpenAI-compatible endpoints leave thoughts out of completion_tokens and bill them as output (wire-formats.md
@@ -291,7 +292,6 @@ class Answer:
             model=self._model,
             response_id=self._id,
             finish_reason=self._finish,
-            usage_complete=bool(told) and (whole or ended or self._usage_final),
             ended=ended,
             tool_calls=[self._judge(tool) for tool in tools],
             tier=self._tier,
@@ -308,6 +308,9 @@ class Answer:
             if call.provider.quirks.states_cost:
                 reply.stated_nusd = stated_nusd(told)
                 reply.stated_zero_ok = zero_is_meant(told, call.model, self._model)
+            final = whole or ended or self._usage_final
+            known = reply.stated_nusd is not None or tells_all(usage, self.output_bytes, call.size.embeds)
+            reply.usage_complete = final and known
         return reply
 
     def _tools(self) -> list[_Open]:

@@ -16,6 +16,7 @@ from gateway.core.history import answer_hash, text_hash
 from gateway.core.openai_usage import whole_number
 from gateway.core.refusal import details
 from gateway.core.responses_request import CALLS, said_in
+from gateway.core.told import tells_all
 from gateway.core.types import Call, Refusal, Reply, ToolCall, Usage
 
 # What `tools` must name for image generation to be priced; the API's own default where it names none.
@@ -170,20 +171,23 @@ class Gathered:
         items = [self._items[index] for index in sorted(self._items)]
         status = _string(response.status)
         usage = self._usage(items)
-        settled = usage is not None and status not in OPEN and usage.output_tokens is not None
+        settled = usage is not None and status not in OPEN
         told = response.usage if isinstance(response.usage, dict) else {}
         model = _string(response.model)
-        stated = self._call.provider.quirks.states_cost
+        stated = None
+        if settled and self._call.provider.quirks.states_cost:
+            stated = openai_usage.stated_nusd(told)
+        known = usage is not None and (stated is not None or tells_all(usage, self.output_bytes))
         return Reply(
             model=model,
             response_id=_string(response.id),
             finish_reason=_finish(status, response.incomplete_details),
             usage=usage,
-            usage_complete=settled,
+            usage_complete=settled and known,
             ended=self.ended,
             tool_calls=[item.call for item in items if item.call is not None],
             tier=_string(response.service_tier),
-            stated_nusd=openai_usage.stated_nusd(told) if stated and settled else None,
+            stated_nusd=stated,
             stated_zero_ok=openai_usage.zero_is_meant(told, model, self._call.model),
             output_bytes=self.output_bytes,
             links=tuple(item.link for item in items if item.link),
