@@ -21,6 +21,11 @@ from gateway.core.types import Provider, Refusal
 ROOTS = frozenset({"v1", "v1beta"})
 ANTHROPIC = "anthropic-messages"
 
+# What a dialect may be asked about: any other method on its paths is understood by nobody.
+_METHODS = frozenset({"GET", "POST", "DELETE"})
+# TRACE sends our credential back to the caller (RFC 9110 section 9.3.8); CONNECT names a host, not a path.
+_NEVER = frozenset({"TRACE", "CONNECT"})
+
 _RUN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # design.md section 3
 _SHOWN = 120  # characters of a client's path that a message repeats
 
@@ -114,17 +119,20 @@ class Routes:
 
         anthropic: the request carries `anthropic-version`, which tells two dialects apart that share a path.
         """
+        if method in _NEVER:
+            return Refusal(400, "invalid_request", f"No provider is sent {method}. Send GET or POST.")
         asked = "GET" if method == "HEAD" else method
+        understood = asked in _METHODS
         if target.section is not None:
             provider = self._providers[target.section]
             for dialect in self._spoken[target.section][anthropic]:
-                if dialect.matches(asked, target.match):
+                if understood and dialect.matches(asked, target.match):
                     return provider, dialect
             return (provider, None) if self._allow else _unmetered(method, target)
         if target.match.split("/", 2)[1] not in ROOTS:
             return self._nowhere(method, target)
         for dialect in self._known[anthropic]:
-            if dialect.matches(asked, target.match):
+            if understood and dialect.matches(asked, target.match):
                 return self._defaults[dialect.name], dialect
         fallback = self._opaque(target, anthropic)
         return (fallback, None) if self._allow and fallback is not None else _unmetered(method, target)

@@ -29,6 +29,7 @@ _EVENT = msgspec.json.Decoder(Event)
 _JSON = msgspec.json.Decoder()
 _BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _NO_OFFER = Offer()
+_FREE_POSTS = ("/messages/count_tokens", "/cancel")
 
 
 class Anthropic:
@@ -43,11 +44,14 @@ class Anthropic:
         self._sound: Memo[int] = Memo(1024, seed)
 
     def matches(self, method: str, path: str) -> bool:
-        """Messages, their batches and counts, and the list of models; an assistant's thread has messages, too."""
+        """Messages, what is read of their batches, counts, and the list of models; an assistant's thread has messages,
+        too. A batch that is begun costs money that nobody meters yet: it is no path of ours."""
+        if "/threads/" in path:
+            return False
         if path.endswith("/messages"):
-            return method == "POST" and "/threads/" not in path
+            return method == "POST"
         if "/messages/" in path:
-            return "/threads/" not in path
+            return method != "POST" or path.endswith(_FREE_POSTS)
         return method == "GET" and (path.endswith("/models") or "/models/" in path)
 
     def decode(self, inbound: Inbound, provider: Provider) -> Call:
@@ -77,9 +81,7 @@ class Anthropic:
         )
 
     def _other(self, method: str, path: str, provider: Provider) -> Call:
-        """What is no message: free, but for a batch that is begun."""
-        if method == "POST" and not path.endswith(("/count_tokens", "/cancel")):
-            return Call(dialect=self.name, provider=provider, kind="opaque", operation="other")
+        """What is no message is free; `matches` lets nothing else in."""
         operation = "count" if path.endswith("/count_tokens") else "list" if method == "GET" else "other"
         return Call(dialect=self.name, provider=provider, kind="free", operation=operation)
 

@@ -47,8 +47,12 @@ class OpenAIResponses:
         self._sound: Memo[int] = Memo(1024, seed)
 
     def matches(self, method: str, path: str) -> bool:
-        """Everything of `/responses`, whatever stands in front."""
-        return (path.endswith("/responses") and method in ("POST", "GET")) or "/responses/" in path
+        """`/responses` and what lies under it, whatever stands in front; of POSTs only those whose cost is known."""
+        if method != "POST":
+            return "/responses/" in path or (path.endswith("/responses") and method == "GET")
+        response_id, deed = _under(path)
+        free = (response_id, deed) == ("input_tokens", "") or deed == "cancel"
+        return free or path.endswith(("/responses", "/responses/compact"))
 
     def decode(self, inbound: Inbound, provider: Provider) -> Call:
         """Understands a request as far as we act on it. Raises Undecodable."""
@@ -92,7 +96,7 @@ class OpenAIResponses:
     def _other(self, inbound: Inbound, provider: Provider) -> Call:
         """What lies beside: stored responses, counts, lists."""
         method, path = inbound.method, inbound.match
-        response_id, _, deed = path.partition("/responses/")[2].partition("/")
+        response_id, deed = _under(path)
         if method == "POST" and response_id == "input_tokens":
             return Call(dialect=self.name, provider=provider, kind="free", operation="count")
         if (method, deed) in (("GET", ""), ("POST", "cancel")) and response_id:
@@ -105,8 +109,6 @@ class OpenAIResponses:
                 response_id=response_id,
                 background=True,
             )
-        if method == "POST":
-            return Call(dialect=self.name, provider=provider, kind="opaque", operation="other")
         operation = "list" if method == "GET" else "other"
         return Call(dialect=self.name, provider=provider, kind="free", operation=operation)
 
@@ -146,6 +148,12 @@ class OpenAIResponses:
         """Is this the provider's own JSON error?"""
         said = decode(body)
         return isinstance(said, dict) and isinstance(said.get("error"), dict | str)
+
+
+def _under(path: str) -> tuple[str, str]:
+    """A stored response's id and what is asked of it; empty where the path says neither."""
+    response_id, _, deed = path.partition("/responses/")[2].partition("/")
+    return response_id, deed
 
 
 def _size(fields: Fields, summed: Tally, offer: Offer, extra_bytes: int) -> Size:

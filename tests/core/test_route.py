@@ -220,6 +220,33 @@ def test_what_has_no_default_is_refused_also_where_unmetered_is_allowed() -> Non
     assert "403 unmetered_path" == chosen(made({"anthropic": ("anthropic-messages",)}, "allow"), "/v1beta/models/m:x")
 
 
+class Glutton(Tongue):
+    def matches(self, method: str, path: str) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("method", "unmetered", "expected"),
+    [
+        ("DELETE", "refuse", ("openai", "openai-chat")),
+        ("PUT", "refuse", "403 unmetered_path"),
+        ("PATCH", "refuse", "403 unmetered_path"),
+        ("OPTIONS", "refuse", "403 unmetered_path"),
+        ("PATCH", "allow", ("openai", None)),
+        ("TRACE", "allow", "400 invalid_request"),
+        ("CONNECT", "allow", "400 invalid_request"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/x", "/openai/v1/x"])
+def test_no_dialect_is_asked_about_a_method_that_nobody_meters(
+    path: str, method: str, unmetered: str, expected: object
+) -> None:
+    """http.md section 2; TRACE would hand out the section's own key, CONNECT names a host."""
+    dialects: Any = [Glutton("openai-chat")]
+    providers = {"openai": Provider("openai", "openai", "https://openai.example", ("openai-chat",))}
+    assert expected == chosen(Routes(providers, dialects, unmetered), path, method)
+
+
 def test_the_first_section_of_a_dialect_is_its_default() -> None:
     """The order of the file decides."""
     routes = made({"one": ("openai-chat",), "two": ("openai-chat",)})

@@ -62,7 +62,6 @@ STOP = _event("message_stop")
         ("POST", "/v1/messages", "metered"),
         ("POST", "/anthropic/v1/messages", "metered"),
         ("POST", "/v1/messages/count_tokens", "free"),
-        ("POST", "/v1/messages/batches", "opaque"),
         ("GET", "/v1/messages/batches/b1", "free"),
         ("POST", "/v1/messages/batches/b1/cancel", "free"),
         ("GET", "/v1/models", "free"),
@@ -70,7 +69,7 @@ STOP = _event("message_stop")
     ],
 )
 def test_paths_are_known_by_their_end(method, path, kind):
-    """R-060: only a message and a new batch cost money."""
+    """R-060: only a message costs money."""
     dialect = Anthropic()
     assert dialect.matches(method, path)
     assert kind == dialect.decode(_inbound(BODY, path, method), PROVIDER).kind
@@ -78,10 +77,18 @@ def test_paths_are_known_by_their_end(method, path, kind):
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/v1/messages"), ("POST", "/v1/threads/t/messages"), ("POST", "/v1/models"), ("POST", "/v1/complete")],
+    [
+        ("GET", "/v1/messages"),
+        ("POST", "/v1/threads/t/messages"),
+        ("POST", "/v1/models"),
+        ("POST", "/v1/complete"),
+        ("POST", "/v1/messages/batches"),
+        ("POST", "/v1/messages/oracle"),
+    ],
 )
 def test_foreign_paths_do_not_match(method, path):
-    """An OpenAI assistant's messages are not this dialect's."""
+    """An OpenAI assistant's messages are not this dialect's, and a new batch costs what nobody meters: the router
+    refuses it (http.md section 2)."""
     assert not Anthropic().matches(method, path)
 
 

@@ -107,16 +107,23 @@ def _stream(named: bool = True) -> list[bytes]:
         ("POST", "/v1/responses/resp_1/cancel", "retrieve", "retrieve"),
         ("DELETE", "/v1/responses/resp_1", "free", "other"),
         ("GET", "/v1/responses/resp_1/input_items", "free", "list"),
-        ("POST", "/v1/responses/resp_1/oracle", "opaque", "other"),
     ],
 )
 def test_paths_are_known_by_their_end(method, path, kind, operation):
-    """R-060: what costs money is metered, what is stored is fetched, what is not understood is opaque."""
+    """R-060: what costs money is metered, what is stored is fetched."""
     dialect = OpenAIResponses()
     assert dialect.matches(method, path)
     call = dialect.decode(_inbound(BODY, path, method), PROVIDER)
     assert (kind, operation) == (call.kind, call.operation)
     assert ("resp_1" if kind == "retrieve" else None) == call.response_id
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/responses/resp_1/oracle", "/v1/responses/input_tokens/x", "/v1/responses/a/b/cancel"]
+)
+def test_a_post_that_nobody_understands_is_no_path_of_ours(path):
+    """http.md section 2: what may cost money but isn't understood is the router's to refuse."""
+    assert not OpenAIResponses().matches("POST", path)
 
 
 def test_a_stored_response_may_be_streamed():
