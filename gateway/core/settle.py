@@ -230,8 +230,9 @@ def correct(book: Book, now: float, order_id: str, delta: int, why: tuple[str, s
     run = runs.make(book, runs.facts_of(hold.run), now)
     run.own_spent_nusd += delta
     book.dirty.runs.add(run.key)
-    data: dict[str, Any] = {"delta_nusd": delta, "reason": reason, "actor": actor, "correction_id": correction_id}
-    book.write(now, "correct", hold.run, hold.call_id, {**data, "cost_nusd": hold.charged["nusd"]})
+    data: dict[str, Any] = {"delta_nusd": delta, "reason": reason, "actor": actor, "id": correction_id}
+    # its own words in a map of their own: the rest is laid over the call
+    book.write(now, "correct", hold.run, hold.call_id, {"cost_nusd": hold.charged["nusd"], "correction": data})
     moved = [other for name in names for other in send_hopeless_home(book, name)]
     serve_line(book, now, [*moved, *names])
     return _settled(book, hold, False)

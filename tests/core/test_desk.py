@@ -1,0 +1,82 @@
+"""Who is told what: operations, their answers, and orders that wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.core import ledger
+from gateway.core.book import Book
+from gateway.core.desk import Desk, Op, Window, tell
+from gateway.core.errors import StoreFailed
+from tests.ledgers import charge, order
+
+
+def reserve(call: str, want: int, reply: str, wait_s: float = 0.0) -> Op:
+    return Op(ledger.reserve, (order(call, charge(want=want), wait_s=wait_s),), reply, False)
+
+
+def test_each_operation_is_answered_once() -> None:
+    """Those that wait, when their wait has ended, and every caller of the same order."""
+    window = Window(Book("i"))
+    done: list[tuple[Any, Any]] = []
+    window.carry_out(
+        [reserve("c1", 900, "one"), reserve("c2", 500, "two", 30), reserve("c2", 500, "three", 30)], 0.0, done
+    )
+    assert ["one"] == [reply for reply, _ in done]
+    window.carry_out([Op(ledger.adjust, ("c1/1", "nusd", 0), "four", False)], 0.0, done)
+    assert ["one", "four", "two", "three"] == [reply for reply, _ in done]
+    assert [] == window.send_home()
+
+
+def test_a_refused_operation_is_its_own_answer() -> None:
+    """StoreFailed of one is told to that one."""
+    done: list[tuple[Any, Any]] = []
+    Window(Book("i")).carry_out([reserve("c1", -1, "bad"), reserve("c2", 1, "good")], 0.0, done)
+    assert [("bad", True), ("good", False)] == [(reply, isinstance(answer, StoreFailed)) for reply, answer in done]
+
+
+def test_a_batch_that_failed_leaves_nobody_out() -> None:
+    """Who waited and who was granted by it are named, once; its own operations are the caller's."""
+    window = Window(Book("i"))
+    window.carry_out(
+        [reserve("c1", 900, "one"), reserve("c2", 500, "two", 30), reserve("c3", 600, "three", 30)], 0.0, []
+    )
+    done: list[tuple[Any, Any]] = []
+    ops = [Op(ledger.adjust, ("c1/1", "nusd", 0), "four", False), reserve("c4", 900, "five", 30)]
+    window.carry_out(ops, 0.0, done)
+    assert ["three", "two"] == sorted(window.throw_away(ops, done))
+    assert {} == window.book.holds
+    assert [] == window.send_home()
+
+
+class Reply:
+    """What a store hands out instead of a future."""
+
+    def __init__(self, over: bool = False) -> None:
+        self.over = over
+        self.got: list[Any] = []
+
+    def done(self) -> bool:
+        return self.over
+
+    def set_result(self, result: Any) -> None:
+        self.got.append(result)
+
+    def set_exception(self, error: BaseException) -> None:
+        self.got.append(error)
+
+
+def test_nobody_is_told_twice() -> None:
+    """None waits for nothing; who left is left alone; an exception is raised at the asker's."""
+    gone, here, wrong = Reply(over=True), Reply(), Reply()
+    failed = StoreFailed("x")
+    tell([(None, 1), (gone, 2), (here, 3), (wrong, failed)])
+    assert ([], [3], [failed]) == (gone.got, here.got, wrong.got)
+
+
+def test_a_desk_needs_a_store_behind_it() -> None:
+    """`ask` is what a store adds."""
+    with pytest.raises(NotImplementedError):
+        Desk().ask(ledger.adjust, "c1/1", "nusd", 1)
