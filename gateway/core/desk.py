@@ -88,10 +88,15 @@ class Desk:
     """The socket's methods, each one operation. A store inherits this and says what `ask` does."""
 
     idle_s: float = 600.0  # a run without a call for so long has ended
+    settle_s: float = 2.0  # how long the end of an answer waits for its settlement
 
     def ask(self, act: Callable[..., T], *args: Any, kept: bool = False) -> Awaitable[T]:
         """Carries out one operation; the answer comes when it is written."""
         raise NotImplementedError
+
+    def within(self, reply: Awaitable[T], seconds: float, instead: T) -> Awaitable[T]:  # noqa: ARG002 - for a store that may be slow
+        """The reply, or something else where it takes too long. A store that answers at once has nothing to do."""
+        return reply
 
     async def run(self, key: str) -> Run | None:
         """The run of that key as of now (a copy)."""
@@ -110,8 +115,10 @@ class Desk:
     async def settle(
         self, order_id: str | None, actual: dict[str, int] | None, exchange: Exchange, findings: Sequence[Finding] = ()
     ) -> Settled:
-        """Ends a reservation and writes its call."""
-        return await self.ask(settle.settle, order_id, actual, exchange, findings, kept=True)
+        """Ends a reservation and writes its call. After `settle_s` the answer's end waits no longer: the operation
+        stays queued, and what it charged isn't known yet (design.md section 1)."""
+        reply = self.ask(settle.settle, order_id, actual, exchange, findings, kept=True)
+        return await self.within(reply, self.settle_s, Settled(None))
 
     async def void(self, order_id: str) -> Settled | None:
         """Ends one attempt of a call that goes on elsewhere: nothing can have been billed."""

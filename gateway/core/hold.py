@@ -152,5 +152,5 @@ async def settle(p: Parts, step: Step, ending: Ending, reply: Reply) -> None:
         return p.log("settle_failed", {"call_id": record.call_id, "run": record.run, "why": str(failure)})
     step.balances = settled.balances or step.balances
     record.step = settled.step or record.step
-    if step.order_id is not None and record.cost_nusd is not None:
+    if step.order_id is not None and record.cost_nusd is not None and settled.charged is not None:
         record.cost_nusd = settled.charged

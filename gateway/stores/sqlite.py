@@ -160,6 +160,13 @@ class SqliteStore(Desk):
             self._inbox.put(Op(act, args, reply, kept))
         return reply
 
+    def within(self, reply: Awaitable[T], seconds: float, instead: T) -> Awaitable[T]:
+        """The reply, or something else where the thread takes too long; the operation itself stays queued."""
+        if isinstance(reply, asyncio.Future) and not reply.done():
+            timer = self._loop.call_later(seconds, tell, [(reply, instead)])
+            reply.add_done_callback(lambda _: timer.cancel())
+        return reply
+
     def forget(self, order_id: str) -> None:
         """The caller of a waiting order left."""
         self._inbox.put(Op(ledger.forget, (order_id,), None, False))

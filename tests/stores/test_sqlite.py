@@ -530,3 +530,18 @@ async def test_the_thread_ends_with_the_store(tmp_path: Path, clock: FakeClock) 
         if thread.name == "ledger":
             thread.join(5)
     assert "ledger" not in {thread.name for thread in threading.enumerate()}
+
+
+async def test_the_end_of_an_answer_waits_for_its_settlement_only_so_long(tmp_path: Path, clock: FakeClock) -> None:
+    """A ledger that is held up keeps no answer back: the settle stays queued and is applied later (design.md 1)."""
+    async with opened(sqlite(tmp_path / "a", clock)) as store:
+        store.settle_s = 0.02
+        assert isinstance(await store.reserve(order("c1")), Reservation)
+        held = os.open(store.path.with_suffix(".lock"), os.O_RDWR)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        late = await store.settle("c1/1", {"nusd": 40}, exchange("c1", 40))
+        assert late.charged is None
+        os.close(held)
+        again = await store.settle("c1/1", {"nusd": 40}, exchange("c1", 40))
+        assert 40 == again.charged
+        assert (40, 0) == balance(store)
