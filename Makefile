@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$name"; break; }; done)
 
-.PHONY: help setup check test test-long bench run format static clean
+.PHONY: help setup check test test-long bench run format static size clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /: /'
@@ -54,6 +54,12 @@ test-long: setup ## the property and crash tests with many more examples
 
 bench: setup ## measure the proxy against a direct connection and nginx; prints, judges nothing
 	$(BIN)/python -m tests.bench.run
+
+size: ## what a base install takes: packages, and MB on disk without pip itself
+	rm -rf build/size && "$(PYTHON)" -m venv build/size
+	build/size/bin/python -m pip install --quiet --disable-pip-version-check .
+	@build/size/bin/python -m pip list --disable-pip-version-check 2>/dev/null | tail -n +3 | grep -cvE '^(pip|setuptools) ' | sed 's/$$/ packages (at most 45)/'
+	@build/size/bin/python -m pip uninstall --quiet --yes setuptools pip 2>/dev/null; du -sm build/size/lib | sed 's/\t.*/ MB (at most 100)/'
 
 clean: ## forget .venv and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -1,4 +1,4 @@
-"""The lanes of the bench: direct, nginx, bare aiohttp, and the product as `serve` starts it; and what their processes burn."""
+"""The lanes of the bench: direct, nginx, bare aiohttp, and the product as `serve` starts it; what they burn."""
 
 from __future__ import annotations
 

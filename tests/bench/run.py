@@ -1,7 +1,7 @@
-"""`make bench`: CPU per call and per chunk, added latency, memory; beside a direct line and nginx, in one run.
+"""`make bench`: CPU per call and chunk, added latency, memory; beside a direct line, nginx and bare aiohttp.
 
-Method (docs/performance.md): the provider and the load on core 0, the lane on the last core; CPU is user and system time
-of the lane's process tree; lanes interleaved over rounds, medians. Figures, no pass or fail: wall times are noisy.
+Method (docs/performance.md): provider and load on core 0, the lane on the last core; CPU is user and system time of
+the lane's process tree; lanes interleaved over rounds, medians. Figures, no pass or fail: wall times are noisy.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -161,6 +162,12 @@ def main() -> None:
             medians = show(uvloop.run(measure(found, chosen.rounds, chosen.seconds)))
         if chosen.json:
             chosen.json.write_text(json.dumps(medians, indent=1))
+    helped = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "gateway", "--help"], check=True, stdout=subprocess.DEVNULL)
+        helped.append(time.perf_counter() - begun)
+    print(f"meterbox --help: {min(helped):.2f} s")
     print("\nwhere the time goes inside of the walk, us of this thread (the rest is aiohttp, the loop and the kernel):")
     for name, small, large in steps(body(1000, False), body(200_000, False)):
         print(f"  {name:<52}{small:>9.1f}{large:>9.1f}")
