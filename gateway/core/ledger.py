@@ -190,7 +190,7 @@ def step_of(book: Book, call_id: str, order_id: str, run_key: str, now: float) -
         earlier = book.hold(first)
         if earlier is not None:
             return earlier.step
-    run = runs.make(book, runs.facts_of(run_key), now)
+    run = runs.known(book, run_key, now)
     run.steps += 1
     book.dirty.runs.add(run_key)
     return run.steps

@@ -59,13 +59,21 @@ def touch(book: Book, facts: RunFacts, now: float) -> Run:
     return run
 
 
+def known(book: Book, key: str, now: float) -> Run:
+    """The run of a key that was seen before; made as a bare row if nobody told of it."""
+    return book.run(key) or make(book, facts_of(key), now)
+
+
 def _learn(book: Book, run: Run, facts: RunFacts, now: float) -> bool:
     learnt = False
-    for name in ("agent", "user", "session", "trace_id"):
-        value = getattr(facts, name)
-        if value is not None and getattr(run, name) is None:
-            setattr(run, name, value)
-            learnt = True
+    if run.agent is None and facts.agent is not None:
+        run.agent, learnt = facts.agent, True
+    if run.user is None and facts.user is not None:
+        run.user, learnt = facts.user, True
+    if run.session is None and facts.session is not None:
+        run.session, learnt = facts.session, True
+    if run.trace_id is None and facts.trace_id is not None:
+        run.trace_id, learnt = facts.trace_id, True
     if facts.parent is not None and run.parent is None and not _is_ancestor(book, run.key, facts.parent):
         run.parent = facts.parent
         make(book, facts_of(facts.parent), now)

@@ -132,7 +132,7 @@ def _move(book: Book, now: float, hold: Hold, actual: dict[str, int] | None, exc
 def _tell(book: Book, now: float, hold: Hold, exchange: Exchange, findings: Sequence[Finding]) -> None:
     """Writes the call (or what is better known of it) into the journal and counts it in its run."""
     _complete(hold, exchange, findings)
-    run = runs.make(book, runs.facts_of(hold.run), now)
+    run = runs.known(book, hold.run, now)
     tally = runs.tally_of(exchange)
     runs.count(run, tally, hold.tally)
     runs.note_latest(run, exchange, now)
@@ -191,7 +191,7 @@ def true_up(book: Book, now: float, response_id: str, tenant: str, exchange: Exc
     conclude(book, now, hold, SETTLED, {**amounts_presumed(hold), "nusd": exchange.cost_nusd})
     found = runs.tally_of(exchange)
     tally = (*hold.tally[:3], *found[3:]) if hold.tally else found
-    run = runs.make(book, runs.facts_of(hold.run), now)
+    run = runs.known(book, hold.run, now)
     runs.count(run, tally, hold.tally)
     hold.tally = tally
     book.dirty.runs.add(run.key)
@@ -227,7 +227,7 @@ def correct(book: Book, now: float, order_id: str, delta: int, why: tuple[str, s
             account.overrun += max(0, account.spent + account.held - room)
         book.dirty.rows.append(Row(hold.id, name, "nusd", "correct", delta, now, note))
         book.dirty.accounts.add(name)
-    run = runs.make(book, runs.facts_of(hold.run), now)
+    run = runs.known(book, hold.run, now)
     run.own_spent_nusd += delta
     book.dirty.runs.add(run.key)
     data: dict[str, Any] = {"delta_nusd": delta, "reason": reason, "actor": actor, "id": correction_id}

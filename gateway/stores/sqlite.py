@@ -28,7 +28,7 @@ from urllib.parse import quote
 from gateway.core import ledger, schema, settle
 from gateway.core.audit import audit, book_of_tables
 from gateway.core.book import Book
-from gateway.core.desk import Desk, Op, Window, tell
+from gateway.core.desk import Desk, Op, Patience, Window, tell
 from gateway.core.errors import ConfigError, MeterboxError, StoreFailed
 from gateway.core.ground import ADVICE, complaint_on_file, complaint_on_mount, damaged
 from gateway.core.reading import SqlReading, SqlShelf
@@ -40,6 +40,7 @@ QUEUE_MOST: Final = 20_000  # operations that wait for the thread
 KEPT_MOST: Final = 10_000  # settles that wait for a store that fails; what is lost beyond is presumed at its hold
 CACHE_MOST: Final = 8_192  # rows of one kind in memory before those at rest are let go
 LOCK_TRIES, LOCK_PAUSE_S = 400, 0.005  # 2 s in all, then admission closes
+BUSY, GATHER_S = 3, 0.0005  # after a batch of so many the next one waits for company: a transaction has its own price
 SWEEP_S, PARKED_SWEEP_S = 1.0, 0.1  # the latter while orders wait: their patience ends on time
 LEASE_S, RENEW_S = 30.0, 10.0
 CHECKPOINT_EVERY: Final = 100  # batches
@@ -91,11 +92,10 @@ def _refuse_bad_file(path: Path, check: bool) -> None:
 def _locked(lock: int, pause: threading.Event) -> Iterator[None]:
     """Holds ledger.lock. Raises OSError if it wasn't free within 2 s."""
     for _ in range(LOCK_TRIES):
-        try:
+        with suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
-        except BlockingIOError:
-            pause.wait(LOCK_PAUSE_S)
+        pause.wait(LOCK_PAUSE_S)
     else:
         raise OSError("ledger.lock was not free within 2 s: another process holds it")
     try:
@@ -118,22 +118,20 @@ class SqliteStore(Desk):
         self._full = durability == "power_loss"
         self._inbox: queue.SimpleQueue[Op | None] = queue.SimpleQueue()
         self._kept: deque[Op] = deque()
-        self._open = False
         self._why: str | None = "the store is not open"
         self._damaged: str | None = None
         self._pause = threading.Event()
-        self._time = 0.0
         self._swept_at = self._renewed_at = self._beat_at = float("-inf")
         self._locks: list[int] = []  # descriptors to close at the end
         self._readers: list[sqlite3.Connection] = []
-        self._unsynced, self._batches, self._version = False, 0, -1
+        self._open, self._unsynced, self._busy = False, False, False
+        self._time, self._batches, self._version = 0.0, 0, -1
 
     async def open(self) -> None:
-        """Checks the ground and the file, charges the holds of dead instances, starts the thread.
-
-        Raises ConfigError where this place can't keep a ledger, StoreFailed where the file can't be used.
-        """
+        """Checks ground and file, charges the holds of dead instances, starts the thread. Raises ConfigError where this
+        place can't keep a ledger, StoreFailed where the file can't be used."""
         self._loop = asyncio.get_running_loop()
+        self._patience = Patience(self._loop.call_at, self._loop.time)
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         threading.Thread(target=self._work, name="ledger", daemon=True).start()
@@ -161,10 +159,7 @@ class SqliteStore(Desk):
         return reply
 
     def within(self, reply: Awaitable[T], seconds: float, instead: T) -> Awaitable[T]:
-        """The reply, or something else where the thread takes too long; the operation itself stays queued."""
-        if isinstance(reply, asyncio.Future) and not reply.done():
-            timer = self._loop.call_later(seconds, tell, [(reply, instead)])
-            reply.add_done_callback(lambda _: timer.cancel())
+        self._patience.watch(reply, seconds, instead)
         return reply
 
     def forget(self, order_id: str) -> None:
@@ -212,8 +207,9 @@ class SqliteStore(Desk):
         self._why = None
         self._tell([(self._ready, None)])
         going = True
-        while going:
-            ops, going = self._gather()
+        while going or not self._inbox.empty():
+            ops, more = self._gather()
+            going = going and more
             self._turn(ops)
         self._finish()
         self._tell([(self._ended, None)])
@@ -244,8 +240,7 @@ class SqliteStore(Desk):
         with self._transaction():
             for statement in schema.migrations_after(execute("PRAGMA user_version").fetchone()[0]):
                 execute(statement)
-            stored = execute("SELECT value FROM meta WHERE name = 'last_now'").fetchone()
-            self._time = float(stored[0]) if stored is not None else 0.0
+            self._time = (execute("SELECT value FROM meta WHERE name = 'last_now'").fetchone() or (0.0,))[0]
             self._renew(self._tick())
         mine = _take(self._instances / f"{self.instance}.lock")
         self._locks += [mine] if mine is not None else []
@@ -276,6 +271,7 @@ class SqliteStore(Desk):
         patience = PARKED_SWEEP_S if self._window.book.line.parked else SWEEP_S
         with suppress(queue.Empty):
             op = self._inbox.get(timeout=patience)
+            self._pause.wait(GATHER_S if self._busy else 0)
             while op is not None:
                 ops.append(op)
                 if len(ops) == BATCH_MOST:
@@ -285,8 +281,9 @@ class SqliteStore(Desk):
         return ops, True
 
     def _turn(self, ops: list[Op]) -> None:
-        wall, every = self._now(), PARKED_SWEEP_S if self._window.book.line.parked else SWEEP_S
-        if abs(wall - self._swept_at) >= every:  # abs: the clock may step back
+        self._busy = len(ops) >= BUSY
+        every = PARKED_SWEEP_S if self._window.book.line.parked else SWEEP_S
+        if abs((wall := self._now()) - self._swept_at) >= every:  # abs: the clock may step back
             self._swept_at = wall
             ops.append(Op(settle.expire, (self.idle_s,), None, False))
         if self._why is None:
@@ -389,11 +386,7 @@ class SqliteStore(Desk):
 
     def _finish(self) -> None:
         self._why = self._why or "the store is closed"
-        late = list(self._kept)
-        while not self._inbox.empty():
-            op = self._inbox.get_nowait()
-            late += [op] if op is not None else []
-        self._refuse([op.reply for op in late] + self._window.throw_away((), ()))
+        self._refuse([op.reply for op in self._kept] + self._window.throw_away((), ()))
         with suppress(OSError, sqlite3.Error):  # else the next start charges what we still hold
             self._bury(self.instance)
             with _locked(self._locks[0], self._pause):

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.core import ledger
 from gateway.core.book import Book
-from gateway.core.desk import Desk, Op, Window, tell
+from gateway.core.desk import Desk, Op, Patience, Window, tell
 from gateway.core.errors import StoreFailed
 from tests.ledgers import charge, order
 
@@ -74,6 +74,28 @@ def test_nobody_is_told_twice() -> None:
     failed = StoreFailed("x")
     tell([(None, 1), (gone, 2), (here, 3), (wrong, failed)])
     assert ([], [3], [failed]) == (gone.got, here.got, wrong.got)
+
+
+def test_patience_has_one_timer_for_all() -> None:
+    """Who isn't told in time is told something else; who was told is left alone; the timer rests when nobody waits."""
+    timers: list[tuple[float, Any]] = []
+    clock = [0.0]
+    patience = Patience(lambda at, look: timers.append((at, look)), lambda: clock[0])
+    first, told, last = Reply(), Reply(), Reply()
+    for at, reply in ((0.0, first), (0.5, told), (1.0, last)):
+        clock[0] = at
+        patience.watch(reply, 2.0, "late")
+    told.over = True
+    assert [2.0] == [at for at, _ in timers]
+    clock[0] = 2.0
+    timers.pop()[1]()
+    assert (["late"], [], []) == (first.got, told.got, last.got)
+    assert [3.0] == [at for at, _ in timers]
+    clock[0] = 3.0
+    timers.pop()[1]()
+    assert (["late"], []) == (last.got, timers)
+    patience.watch(Reply(), 2.0, "late")
+    assert [5.0] == [at for at, _ in timers]
 
 
 def test_a_desk_needs_a_store_behind_it() -> None:
