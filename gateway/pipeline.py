@@ -11,7 +11,7 @@ from gateway.core.answer import answer
 from gateway.core.errors import StoreFailed, Undecodable, UpstreamFailed
 from gateway.core.identify import identify
 from gateway.core.meter import Meter
-from gateway.core.outcome import Ending
+from gateway.core.outcome import Ending, refused
 from gateway.core.parts import Parts
 from gateway.core.passing import Passing
 from gateway.core.ports import Dialect, Outlet, Stream
@@ -28,6 +28,13 @@ class Pipeline:
 
     async def walk(self, inbound: Inbound, provider: Provider, dialect: Dialect | None, outlet: Outlet) -> None:
         """Serves one call: an answer, or a refusal in the caller's own dialect."""
+        try:
+            await self._walk(inbound, provider, dialect, outlet)
+        except Exception as defect:  # noqa: BLE001  a defect of ours, logged as `defect`; the sweep ends what it held
+            self._p.log("defect", {"what": repr(defect)})
+            await relay.apologise(outlet, dialect, inbound.labels.client)
+
+    async def _walk(self, inbound: Inbound, provider: Provider, dialect: Dialect | None, outlet: Outlet) -> None:
         if dialect is None:
             return await Passing(self._p, inbound, provider, outlet).go(None, None)
         try:
@@ -43,13 +50,12 @@ class Pipeline:
             refusal = await self._admit(step)
             if refusal is not None:
                 self._p.log("refused", {"code": refusal.code, "run": step.run.key, "call_id": step.open.call_id})
-                return await self._fail(step, refusal, Ending("refused", None, refusal.code))
+                return await self._fail(step, refusal, refused(refusal))
             await self._forward(step)
         except Exception as defect:  # noqa: BLE001  a defect of ours, logged as `defect`: its hold is presumed, not leaked
             self._p.log("defect", {"call_id": step.record.call_id, "what": repr(defect)})
-            if not step.settled:
-                await hold.settle(self._p, step, Ending("broken", None, "internal_error", sent=step.sent), Reply())
-            outlet.abort()
+            step.open.leave()
+            await self._fail(step, relay.ours(step.run.id), Ending("broken", None, "internal_error", sent=step.sent))
         finally:
             self._p.live.leave(step.open.call_id)
 
@@ -81,16 +87,17 @@ class Pipeline:
         hide = step.call.stream and step.provider.quirks.usage_option and not step.call.usage_asked
         try:
             body = step.dialect.rewrite(step.call, step.inbound.body, step.limit, hide, hold.caps(step))
-            if step.open.gone:
-                raise UpstreamFailed("the client left", kind="closed", sent=False)
+            if step.open.gone or step.open.refusal is not None:
+                raise UpstreamFailed("the call was ended", kind="closed", sent=False)
             step.record.attempts.append(attempt)
             step.sent = True
             stream = await p.upstream.send(step.provider, step.inbound, body, step.open.on_stop, not step.call.stream)
         except Undecodable as failure:
             refusal = Refusal(failure.status, failure.code, str(failure), run_id=step.run.id, scope="run")
-            return await self._fail(step, refusal, Ending("refused", None, refusal.code))
+            return await self._fail(step, refusal, refused(refusal))
         except UpstreamFailed as failure:
-            return await self._fail(step, relay.unreachable(failure, step.run.id), relay.never_came(failure, step.open))
+            refusal = relay.unreachable(failure, step.open, step.run.id)
+            return await self._fail(step, refusal, relay.never_came(failure, step.open))
         attempt.status, step.record.first_at = stream.status, p.clock.now()
         if relay.is_events(stream):
             await self._events(step, stream, hide)
@@ -138,5 +145,6 @@ class Pipeline:
 
     async def _fail(self, step: Step, refusal: Refusal, ending: Ending) -> None:
         """Nothing came back: what was held ends, and the caller reads why."""
-        await hold.settle(self._p, step, ending, Reply())
+        if not step.settled:
+            await hold.settle(self._p, step, ending, Reply())
         await step.outlet.whole(*stamps.spoken(step, refusal))

@@ -69,16 +69,18 @@ class ScriptedStream:
         self.headers = tuple(script.headers)
         self.pulled = 0  # chunks handed out: back-pressure is seen here
         self.closed = False
+        self.yielded = 0  # a second `chunks()` goes on where the first one stopped, as the real one does
         self._script = script
         self._closing = asyncio.Event()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        for number, chunk in enumerate(self._script.chunks):
+        while self.yielded < len(self._script.chunks):
+            number, chunk = self.yielded, self._script.chunks[self.yielded]
             if number and self._script.chunk_gate is not None:
                 await either(self._script.chunk_gate, self._closing)
             if self.closed:
                 raise UpstreamFailed("we closed it", kind="closed")
-            self.pulled += 1
+            self.yielded = self.pulled = number + 1
             yield chunk
         if self._script.breaks is not None:
             raise self._script.breaks

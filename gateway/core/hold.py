@@ -22,22 +22,19 @@ from gateway.core.types import Call, Charge, Denied, Order, Refusal, Reply, Rese
 GRACE_S = 60.0
 # Below this share of the grant the input's bound is not worth a trip to the tokenizer.
 INPUT_SHARE = 10
+# Looks for a run and its ancestors: as deep as runs may be nested, and one more that is refused.
+MOST_LOOKS = 18
 
 
 async def recall(p: Parts, run: RunFacts) -> RunFacts:
-    """The run's facts with what is known of it; a run that was named is asked for once, and its ancestors with it."""
-    key: str | None = run.key
-    if run.source != "inferred":
-        while key is not None and not p.kin.seen(key):
-            known = await p.store.run(key)
-            if known is None:
-                break
+    """The run's facts with what is known of it; a run that was named is asked for once, and so is each ancestor."""
+    key = run.key if run.source != "inferred" else run.parent
+    for _ in range(MOST_LOOKS):
+        if key is None:
+            break
+        if not p.kin.seen(key) and (known := await p.store.run(key)) is not None:
             p.kin.learn(known)
-            key = known.parent
-        if run.parent is not None and not p.kin.seen(run.parent):
-            parent = await p.store.run(run.parent)
-            if parent is not None:
-                p.kin.learn(parent)
+        key = p.kin.parent_of(key) or (run.parent if key == run.key else None)
     if run.parent is not None and p.kin.parent_of(run.key) is None:
         # a parent that can't be is refused before it is remembered
         life.ancestors(run.key, lambda key: run.parent if key == run.key else p.kin.parent_of(key))
@@ -49,20 +46,35 @@ async def reserve(p: Parts, step: Step, ask: Ask, charges: Sequence[Charge]) -> 
     refinable = step.offer.card is not None and _refinable(step.call)
     asked = _order(step, ask, charges, 0.0 if refinable else p.wait_s)
     step.open.on_stop(lambda: p.store.forget(asked.id))
-    got = await p.store.reserve(asked)
+    got = await _ask(p, step, asked)
     if isinstance(got, Denied) and got.reason == "limit" and refinable:
         await _refine(p, step)
         refinable = False
-        got = await p.store.reserve(_order(step, ask, charges, p.wait_s))
+        got = await _ask(p, step, _order(step, ask, charges, p.wait_s))
     if isinstance(got, Denied):
-        return order.explain(got, step.run.id, None)
+        return _denied(got, step)
     _granted(step, got)
     held = step.hold_nusd
     if held < step.offer.want and refinable and _input_matters(step.offer, step.call, held):
         await _refine(p, step)
-    step.limit = limit_for(step.call, step.offer, held) if step.metered or step.offer.must_set else None
+    step.limit = limit_for(step.call, step.offer, held) if step.metered else None
     step.record.clamped = step.limit
     return None
+
+
+async def _ask(p: Parts, step: Step, asked: Order) -> Reservation | Denied:
+    """Asks for the hold. Whoever left before could not be taken out of the line again, so he isn't let into it."""
+    if step.open.gone or step.open.refusal is not None:
+        return Denied("", "", "gone")
+    return await p.store.reserve(asked)
+
+
+def _denied(got: Denied, step: Step) -> Refusal:
+    if got.reason == "gone" and step.open.refusal is not None:
+        return structs.replace(step.open.refusal, run_id=step.run.id)
+    if got.reason == "gone" and step.open.gone:
+        return Refusal(503, "client_left", "The caller left while its call waited in line.", run_id=step.run.id)
+    return order.explain(got, step.run.id, None)
 
 
 def _granted(step: Step, got: Reservation) -> None:
@@ -143,13 +155,15 @@ def lower(p: Parts, step: Step) -> Callable[[int], Awaitable[None]]:
 
 async def settle(p: Parts, step: Step, ending: Ending, reply: Reply) -> None:
     """Money and record in one transaction; registered in its conversation before the answer's last byte leaves."""
-    record, step.settled = step.record, True
+    record = step.record
     outcome.close(step, ending, reply, p.prices, p.clock.now())
     p.index.note(record.tenant, record.run, step.call, reply, record.ended_at)
     try:
         settled = await p.store.settle(step.order_id, outcome.actual(record.cost_nusd, reply), record)
     except StoreFailed as failure:
+        step.settled = True  # the sweep presumes it
         return p.log("settle_failed", {"call_id": record.call_id, "run": record.run, "why": str(failure)})
+    step.settled = True
     step.balances = settled.balances or step.balances
     record.step = settled.step or record.step
     if step.order_id is not None and record.cost_nusd is not None and settled.charged is not None:

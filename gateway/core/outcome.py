@@ -15,7 +15,7 @@ from gateway.core.ports import Prices
 from gateway.core.price import RateCard
 from gateway.core.quote import Quote
 from gateway.core.step import Step
-from gateway.core.types import Call, CostSource, Exchange, Outcome, Reply, Usage
+from gateway.core.types import Call, CostSource, Exchange, Outcome, Refusal, Reply, Usage
 
 Way = Literal["done", "left", "cut", "broken", "unsent", "refused"]
 
@@ -32,6 +32,11 @@ class Ending(Struct):
     sent: bool = True  # a byte of the request may have left
     own_error: bool = False  # the error body is the provider's own, not some proxy's page
     output_tokens: int = 0  # what was counted while it streamed, for a cut
+
+
+def refused(refusal: Refusal) -> Ending:
+    """How a call ended that was never sent."""
+    return Ending("left" if refusal.code == "client_left" else "refused", None, refusal.code, sent=False)
 
 
 def unbilled(ending: Ending) -> bool:
@@ -107,11 +112,18 @@ def close(step: Step, ending: Ending, reply: Reply, prices: Prices, now: float) 
     elif record.cost_source == "presumed":
         record.estimated = True
         record.cost_nusd = step.hold_nusd
-        if (ending.status or 0) >= 400:
-            record.warning = f"status {ending.status} doesn't say whether this call was billed: its hold is charged"
+        record.warning = f"{_unclear(ending)} doesn't say what this call was billed: its hold is charged"
     for attempt in record.attempts:
         attempt.status, attempt.outcome = ending.status, record.outcome
         attempt.cost_nusd, attempt.ended_at = record.cost_nusd, now
+
+
+def _unclear(ending: Ending) -> str:
+    if ending.status is None:
+        return "an answer that never came"
+    if ending.way == "broken":
+        return "an answer that broke off"
+    return f"status {ending.status}" if ending.status >= 400 else "an answer without usage"
 
 
 def fill(exchange: Exchange, reply: Reply, ending: Ending) -> None:

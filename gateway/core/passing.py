@@ -14,7 +14,7 @@ from gateway.core.parts import Parts
 from gateway.core.ports import Dialect, Outlet, Stream
 from gateway.core.quote import Quote
 from gateway.core.refusal import openai_error
-from gateway.core.relay import unreachable
+from gateway.core.relay import ours, unreachable
 from gateway.core.types import Call, Exchange, Inbound, Provider, Refusal, Reply
 
 # A stored response is kept whole, to read its usage, up to this size.
@@ -42,15 +42,19 @@ class Passing:
             )
             await self._relay(stream, dialect, call if call is not None and call.kind == "retrieve" else None)
         except UpstreamFailed as failure:
-            await self._fail(unreachable(failure, None), dialect)
+            await self._fail(unreachable(failure, opened, None), dialect)
+        except Exception as defect:  # noqa: BLE001  a defect of ours, logged as `defect`
+            self._p.log("defect", {"call_id": opened.call_id, "what": repr(defect)})
+            opened.leave()
+            await self._fail(ours(None), dialect)
         finally:
             self._p.live.leave(opened.call_id)
 
     async def _relay(self, stream: Stream, dialect: Dialect | None, stored: Call | None) -> None:
-        await self._outlet.start(stream.status, headers.to_client(stream.headers))
         kept: list[bytes] = []
         size = 0
         try:
+            await self._outlet.start(stream.status, headers.to_client(stream.headers))
             async for chunk in stream.chunks():
                 await self._outlet.write(chunk)
                 size += len(chunk)
@@ -94,8 +98,10 @@ class Passing:
         outcome.fill(record, reply, ending)
         if record.cost_nusd is None:
             return
+        # the ledger keeps runs apart by the virtual key's name, not by what the client shows to the provider
+        key = self._inbound.key
         try:
-            await self._p.store.true_up(stored.response_id, self._inbound.tenant, record)
+            await self._p.store.true_up(stored.response_id, key.name if key is not None else "", record)
         except StoreFailed as failure:
             self._p.log("true_up_failed", {"response_id": stored.response_id, "why": str(failure)})
 

@@ -10,14 +10,15 @@ from collections.abc import Awaitable, Callable
 
 from msgspec import structs
 
+from gateway.core.answer import answer
 from gateway.core.errors import UpstreamFailed
 from gateway.core.live import OpenCall
 from gateway.core.meter import Meter
 from gateway.core.outcome import Ending
-from gateway.core.ports import Outlet, Reader, Stream, Tokenizer
+from gateway.core.ports import Dialect, Outlet, Reader, Stream, Tokenizer
 from gateway.core.types import Refusal
 
-# A whole answer is kept in memory up to this; what is larger flows on unread and is presumed.
+# A whole answer is kept in memory up to this; what is larger is broken off, and presumed.
 MOST_WHOLE_BYTES = 64 << 20
 # Chunks are read in pieces of this size once the output may reach its grant: a few events of a chat stream.
 NEAR_BYTES = 512
@@ -130,6 +131,23 @@ class Relay:
         return Ending(way=way, status=self._stream.status, reason=reason)  # type: ignore[arg-type]  # the four literals
 
 
+def ours(run_id: str | None) -> Refusal:
+    """What the client is told when the gateway itself failed."""
+    why = "Meterbox failed here; its log says where. Don't retry; report it to the operator."
+    return Refusal(500, "internal_error", why, run_id=run_id)
+
+
+async def apologise(outlet: Outlet, dialect: Dialect | None, client: str) -> None:
+    """The answer to a call that a defect of ours ended; where one had begun, or none can be given, the line breaks."""
+    try:
+        if dialect is not None:
+            return await outlet.whole(*answer(ours(None), dialect, client))
+    except Exception:  # noqa: BLE001  counted by the log line `defect` that brought us here
+        outlet.abort()
+    else:
+        outlet.abort()
+
+
 def broken(ending: Ending, run_id: str) -> Refusal:
     """What the client is told, in-band, when the provider broke off a stream."""
     return Refusal(
@@ -144,15 +162,17 @@ def broken(ending: Ending, run_id: str) -> Refusal:
 
 def never_came(failure: UpstreamFailed, opened: OpenCall) -> Ending:
     """How a call ended whose answer never began."""
+    if opened.refusal is not None:
+        return Ending("cut", None, opened.refusal.code, sent=failure.sent)
     if not failure.sent:
         return Ending("left" if opened.gone else "unsent", None, f"upstream_{failure.kind}", sent=False)
-    if opened.refusal is not None:
-        return Ending("cut", None, opened.refusal.code)
     return Ending("left" if opened.gone else "broken", None, f"upstream_{failure.kind}")
 
 
-def unreachable(failure: UpstreamFailed, run_id: str | None) -> Refusal:
-    """What the client is told when no answer came at all."""
+def unreachable(failure: UpstreamFailed, opened: OpenCall, run_id: str | None) -> Refusal:
+    """What the client is told when no answer came at all: that it was stopped, or why there is none."""
+    if opened.refusal is not None:
+        return structs.replace(opened.refusal, run_id=run_id)
     billed = " It may have been billed." if failure.sent else " Nothing was sent, nothing is billed."
     return Refusal(
         failure.status,
