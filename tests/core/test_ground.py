@@ -9,8 +9,8 @@ from gateway.core.schema import APPLICATION_ID, VERSION
 
 MOUNTS = """proc /proc proc rw 0 0
 /dev/sda1 / ext4 rw 0 0
-server:/home /home nfs4 rw 0 0
-/dev/sdb1 /home/local ext4 rw 0 0
+server:/export /srv nfs4 rw 0 0
+/dev/sdb1 /srv/local ext4 rw 0 0
 //nas/a\\040b /mnt/a\\040b cifs rw 0 0
 odd
 tmpfs /run tmpfs rw 0 0
@@ -21,8 +21,8 @@ tmpfs /run fuse.sshfs rw 0 0
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
-        ("/var/lib", "ext4"), ("/home/me/state", "nfs4"), ("/home/local/state", "ext4"), ("/homestead", "ext4"),
-        ("/mnt/a b/c", "cifs"), ("/run/x", "fuse.sshfs"), ("/home", "nfs4"),
+        ("/var/lib", "ext4"), ("/srv/me/state", "nfs4"), ("/srv/local/state", "ext4"), ("/srvstead", "ext4"),
+        ("/mnt/a b/c", "cifs"), ("/run/x", "fuse.sshfs"), ("/srv", "nfs4"),
     ],
 )  # fmt: skip
 def test_the_longest_mount_point_wins(path: str, kind: str) -> None:
@@ -32,8 +32,8 @@ def test_the_longest_mount_point_wins(path: str, kind: str) -> None:
 
 def test_a_network_file_system_is_refused_by_name() -> None:
     """What, where, what to do; without a table of mounts nothing is known against a folder."""
-    said = complaint_on_mount(MOUNTS, "/home/me")
-    assert said is not None and "nfs4" in said and "/home/me" in said and "[stores.sqlite] path" in said
+    said = complaint_on_mount(MOUNTS, "/srv/me")
+    assert said is not None and "nfs4" in said and "/srv/me" in said and "[stores.sqlite] path" in said
     assert None is complaint_on_mount(MOUNTS, "/var/lib")
     assert None is complaint_on_mount("", "/var/lib")
 
