@@ -1,5 +1,7 @@
 """Tests of core/live.py."""
 
+from functools import partial
+
 from gateway.core.live import Live, OpenCall, killed
 from gateway.core.types import Refusal
 
@@ -12,7 +14,7 @@ def test_killing_a_run_ends_its_descendants_calls():
     """Stopping a run runs the aborts of its own and its children's open calls, and of no other (R-084)."""
     live, ended = Live(), []
     for call in (opened("c1"), opened("c2", ("root",)), opened("c3", ("other",))):
-        call.on_stop(lambda call=call: ended.append(call.call_id))
+        call.on_stop(partial(ended.append, call.call_id))
         live.enter(call)
     assert live.stop_run("root", "enough") == 2
     assert sorted(ended) == ["c1", "c2"]
