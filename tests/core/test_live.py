@@ -12,7 +12,8 @@ def opened(call_id: str = "c1", line: tuple[str, ...] = ("child", "root"), agent
 
 def test_killing_a_run_ends_its_descendants_calls():
     """Stopping a run runs the aborts of its own and its children's open calls, and of no other (R-084)."""
-    live, ended = Live(), []
+    live = Live()
+    ended: list[str] = []
     for call in (opened("c1"), opened("c2", ("root",)), opened("c3", ("other",))):
         call.on_stop(partial(ended.append, call.call_id))
         live.enter(call)
