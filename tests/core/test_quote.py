@@ -1,0 +1,113 @@
+"""Tests of core/quote.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.presets import PRESETS
+from gateway.core.price import CLASSES, RateCard, Rates, bound
+from gateway.core.quote import LEAST_THINKING, Policy, Quote, limit_for, quote
+from gateway.core.tokens import FRAMING
+from gateway.core.types import Call, Hosted, Size
+
+SAME: dict[str, Any] = dict.fromkeys(CLASSES, 1_000_000_000)
+FLAT = Rates(**SAME)
+CARD = RateCard("m", "p", FLAT, max_output=4000, context_window=100_000, openai_tokenizer=True)
+UNKNOWN = RateCard("m", "p", FLAT, context_window=100_000)
+POLICY = Policy()
+
+
+def call(**more: Any) -> Call:
+    return Call("d", PRESETS["openai"], "metered", model="nobody", size=Size(**{"text_bytes": 1000, **more}))
+
+
+def test_an_unknown_price_holds_nothing():
+    """No card, no bound: the rules decide, not a guess."""
+    assert Quote(card=None) == quote(call(asked_output=5), None, POLICY)
+
+
+def test_want_and_least_are_bounds_at_the_asked_limit_and_at_the_floor():
+    """`want` pays for what is asked, `least` for min(asked, 256) (ledger.md section 5)."""
+    got = quote(call(asked_output=3000), CARD, POLICY)
+    size = call(asked_output=3000).size
+    assert (1000 + FRAMING, 3000, False, False) == (got.input_tokens, got.output, got.must_set, got.share)
+    assert (bound(CARD, size, 1000 + FRAMING, 3000), bound(CARD, size, 1000 + FRAMING, 256)) == (got.want, got.least)
+    small = quote(call(asked_output=20), CARD, POLICY)
+    assert small.want == small.least
+
+
+def test_an_absent_limit_is_the_models_greatest_and_is_shared():
+    """By the card, then by our table, then the policy's; only the last has to be set."""
+    got = quote(call(), CARD, POLICY)
+    assert (4000, False, True) == (got.output, got.must_set, got.share)
+    got = quote(call(), UNKNOWN, POLICY)
+    assert (8192, True, True) == (got.output, got.must_set, got.share)
+    known = Call("d", PRESETS["openai"], "metered", model="gpt-4o-mini", size=Size(text_bytes=9))
+    got = quote(known, UNKNOWN, POLICY)
+    assert (16_384, False) == (got.output, got.must_set)
+
+
+def test_without_the_clamp_there_is_no_least():
+    """Clamping switched off: all of it or nothing (ledger.md section 5)."""
+    got = quote(call(asked_output=3000), CARD, Policy(clamp=False))
+    assert got.want == got.least
+
+
+def test_thinking_needs_its_minimum_below_the_floor():
+    """A thinking budget below 1024 is refused by the API, so the floor makes room for it."""
+    size = {"asked_output": 3000, "thinking": 2000}
+    want = bound(CARD, call(**size).size, 1000 + FRAMING, 256 + LEAST_THINKING)
+    assert want == quote(call(**size), CARD, POLICY).least
+
+
+def test_embeddings_have_no_output():
+    """Input only, nothing to set, nothing to share."""
+    got = quote(call(embeds=True), UNKNOWN, POLICY)
+    assert (0, False, False, True) == (got.output, got.must_set, got.share, got.want == got.least)
+    assert None is limit_for(call(embeds=True), got, 0)
+
+
+def test_a_count_replaces_the_bytes_and_never_exceeds_them():
+    """Tier B, 5 % and framing on top; the bytes stay a ceiling (ledger.md section 5)."""
+    assert 105 + FRAMING == quote(call(), CARD, POLICY, counted=100).input_tokens
+    assert 1000 + FRAMING == quote(call(), CARD, POLICY, counted=5000).input_tokens
+    assert 1000 + FRAMING == quote(call(), UNKNOWN, POLICY, counted=100).input_tokens  # only a stand-in's count
+
+
+def test_what_cannot_be_bounded_says_why():
+    """A tool of unknown price: the reason is for the refusal."""
+    assert "tool" in (quote(call(hosted=(Hosted("odd"),)), CARD, POLICY).unbounded or "")
+
+
+def test_the_body_is_left_alone_while_all_of_it_is_paid():
+    """No limit is set where want was granted, unless the model's own is unknown."""
+    asked = call(asked_output=3000)
+    got = quote(asked, CARD, POLICY)
+    assert None is limit_for(asked, got, got.want)
+    free = quote(call(), UNKNOWN, POLICY)
+    assert 8192 == limit_for(call(), free, free.want)
+    assert None is limit_for(call(), Quote(card=None), 0)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4), st.one_of(st.none(), st.integers(1, 5000)))
+def test_a_granted_limit_costs_no_more_than_the_grant(above: int, choices: int, asked: int | None):
+    """Any grant between least and want buys a limit between floor and want whose bound it covers (ledger.md I6)."""
+    one = call(asked_output=asked, choices=choices)
+    got = quote(one, CARD, POLICY)
+    granted = min(got.want, got.least + above)
+    limit = limit_for(one, got, granted)
+    if granted >= got.want:
+        assert limit is None
+    else:
+        assert limit is not None and min(got.output, 256) <= limit <= got.output
+        assert bound(CARD, one.size, got.input_tokens, limit) <= granted
+
+
+@pytest.mark.parametrize("field", ["min_output", "default_max_output", "clamp"])
+def test_policies_have_the_defaults_of_the_page(field: str):
+    """256, 8192, clamping (design.md sections 2 and 5)."""
+    assert {"min_output": 256, "default_max_output": 8192, "clamp": True}[field] == getattr(POLICY, field)
