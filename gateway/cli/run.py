@@ -35,7 +35,7 @@ _STOP_S = 10.0
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-@click.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command("run", context_settings={"allow_interspersed_args": False})
 @with_config
 @click.option("--budget", metavar="USD", help="What this run may spend at most (the configuration's limit holds too).")
 @click.argument("words", nargs=-1, required=True, metavar="-- CMD [ARGS]...")

@@ -64,6 +64,14 @@ def test_the_exit_status_is_the_commands(ready, meterbox, code, status):
     assert {"outcome": "failed", "reason": f"exit status {status}"} == ready.asked[-1][1]
 
 
+def test_an_option_that_nobody_knows_is_no_command(ready, meterbox):
+    """A limit that isn't enforced is said before anything runs; the command's own options stay its own."""
+    status, _, err = meterbox("run", "--limit", "calls=1", "--", "true")
+    assert (2, True) == (status, "--limit" in err)
+    assert [] == ready.asked
+    assert 0 == meterbox("run", sys.executable, "-c", "import sys; sys.exit(sys.argv[1:] != ['--limit'])", "--limit")[0]
+
+
 def test_a_command_that_is_not_there_is_told(ready, meterbox):
     """127 as a shell's, with the reason."""
     status, _, err = meterbox("run", "--", "no-such-command-x")
