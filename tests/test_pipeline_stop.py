@@ -265,7 +265,6 @@ async def test_a_cycle_of_parents_is_refused_and_poisons_nothing() -> None:
     assert (3 * COST, 2 * COST, COST) == tuple(world.spent(run) for run in ("root", "child", "me"))
 
 
-@pytest.mark.xfail(reason="core/ledger.py lets an order without patience pass a line that it doesn't stand in")
 async def test_a_large_call_in_line_is_not_overtaken_by_small_ones() -> None:
     """Held is not spent, first come first served: a newcomer that would fit waits behind who was there before."""
     gate = asyncio.Event()

@@ -125,7 +125,7 @@ def _attempt(book: Book, now: float, order: Order, ticket: int | None) -> Reserv
         if account.spent + need > limit:
             return _denied(book, order, account.name, "limit")
         free = limit - account.spent - account.held
-        if free < need or (order.wait_s > 0 and book.line.ahead(account.name, ticket)):
+        if free < need or book.line.ahead(account.name, ticket):
             blocked.append(account.name)
         else:
             granted[charge.unit] = min(granted[charge.unit], _portion(book, charge, free, ticket))

@@ -157,7 +157,19 @@ class HelperTokenizer:
     async def _run(self) -> None:
         """Starts the helper and reads its answers until it ends; a later `warm` may start another one."""
         try:
-            self._process = await asyncio.create_subprocess_exec(
+            self._process = await self._start()
+            for encoding in sorted(self._wanted):
+                self._load(encoding)
+            await self._answers(self._process)
+        except OSError:
+            pass  # no helper can be started now: the same as one that died
+        finally:
+            await self._bury()
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        """Starts the helper. A close in the middle of it still gets to know the process, and ends it."""
+        begun = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
                 sys.executable,
                 "-P",
                 "-m",
@@ -169,13 +181,12 @@ class HelperTokenizer:
                 env=_environment(),
                 start_new_session=True,  # a Ctrl-C is the parent's to handle
             )
-            for encoding in sorted(self._wanted):
-                self._load(encoding)
-            await self._answers(self._process)
-        except OSError:
-            pass  # no helper can be started now: the same as one that died
-        finally:
-            await self._bury()
+        )
+        try:
+            return await asyncio.shield(begun)
+        except asyncio.CancelledError:
+            self._process = await begun
+            raise
 
     async def _answers(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
