@@ -69,6 +69,7 @@ class ScriptedStream:
         self.headers = tuple(script.headers)
         self.pulled = 0  # chunks handed out: back-pressure is seen here
         self.closed = False
+        self.lingers: list[float] = []  # moments for which it was kept open after a cut
         self.yielded = 0  # a second `chunks()` goes on where the first one stopped, as the real one does
         self._script = script
         self._closing = asyncio.Event()
@@ -87,6 +88,7 @@ class ScriptedStream:
 
     def close(self, within_s: float = 0.0) -> None:
         if within_s:
+            self.lingers.append(within_s)
             return  # the script's end comes within the moment
         self.closed = True
         self._closing.set()

@@ -89,7 +89,7 @@ async def test_a_client_that_breaks_anywhere_leaves_nothing_held(
     await world.call(chat(stream), outlet=outlet)
     assert world.sound() and 1 == len(world.ends())
     assert world.spent() in (COST, world.last.hold_nusd)
-    assert 1 == len(world.calls)
+    assert 1 == len(world.calls) == world.faulty.asked.count("settle")
     assert all(one.closed for one in world.upstream.streams)
     if outlet.left <= 0:
         assert outlet.aborted or (500, "internal_error") == codes(outlet)
@@ -98,9 +98,11 @@ async def test_a_client_that_breaks_anywhere_leaves_nothing_held(
 
 async def test_an_upstream_that_fails_oddly_is_presumed_and_told() -> None:
     """A defect once a byte may have left: the hold is charged, the caller gets one final 500 in its own dialect."""
-    world = World()
-    world = World(upstream=OddUpstream(whole()))
+    odd = OddUpstream(whole())
+    world = World(upstream=odd)
+    await world.call(b"", "/v1/models", method="GET")
     outlet = await world.call()
+    assert [True, True] == [stream.closed for stream in odd.streams]
     assert (500, "internal_error") == codes(outlet)
     assert ("false", "r") == (outlet.header("x-should-retry"), outlet.header("x-meterbox-run-id"))
     assert ["presumed"] == world.ends() and world.sound() and not outlet.aborted

@@ -104,8 +104,9 @@ async def test_exact_input_is_told_once():
 
 async def test_what_passes_the_grant_is_cut_within_a_slice():
     """Nothing of the slice that was over goes out; the stream is let go, and what came is counted for the bill."""
-    way, _, outlet = made(*[b"x" * 100] * 50)
+    way, stream, outlet = made(*[b"x" * 100] * 50)
     ending, reader = await passed(way, outlet, granted=500)
+    assert [relay.LINGER_S] == stream.lingers
     assert ("cut", "output_over_grant") == (ending.way, ending.reason)
     assert 500 <= len(outlet.body) <= 500 + 256 + 100
     assert 5000 == reader.output_bytes, "what the provider had written by then is on its bill"
