@@ -34,6 +34,7 @@ class Account(Struct):
     cap: int | None = None  # set by an operator or lowered by a caller; stays
     limit: int | None = None  # in force at the last look
     closed: str | None = None  # the reason given to /kill
+    asked: int | None = None  # the lowest limit that a caller ever sent: the same one again changes nothing
 
     def balance(self) -> Balance:
         """What a reader may know of it."""

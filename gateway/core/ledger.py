@@ -87,9 +87,13 @@ def _look_at_limit(book: Book, charge: Charge, now: float) -> None:
     """The lowest limit that a caller ever sent stays, also where the order is then denied (design.md section 3)."""
     account = book.account(charge.account)
     limit = in_force(account, charge)
-    if charge.lower is not None and (limit is None or charge.lower < limit):
-        account.cap = limit = max(0, charge.lower)
-        _note_limit(book, account, charge.unit, now)
+    lower = charge.lower
+    if lower is not None and (account.asked is None or lower < account.asked):
+        account.asked = max(0, lower)
+        book.dirty.accounts.add(account.name)
+        if limit is None or account.asked < limit:
+            account.cap = limit = account.asked
+            _note_limit(book, account, charge.unit, now)
     if limit != account.limit:
         _set_in_force(book, account, limit)
 

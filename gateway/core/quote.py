@@ -13,6 +13,8 @@ from gateway.core.types import Call
 
 # Anthropic's manual thinking needs 1024 <= budget_tokens < max_tokens (wire-formats.md section 1).
 LEAST_THINKING = 1024
+# More than any call can cost: beyond it the ledger's sums would not fit, and no limit is that high.
+MOST_NUSD = 1 << 50
 
 
 class Policy(Struct, frozen=True):
@@ -47,7 +49,7 @@ def quote(call: Call, card: RateCard | None, policy: Policy, counted: int | None
     asked = size.asked_output
     output = 0 if size.embeds else asked if asked is not None else greatest or policy.default_max_output
     floor = min(output, policy.min_output + (LEAST_THINKING if size.thinking else 0))
-    want = price.bound(card, size, bound_in, output)
+    want = min(MOST_NUSD, price.bound(card, size, bound_in, output))
     return Quote(
         card=card,
         input_tokens=bound_in,
@@ -55,7 +57,7 @@ def quote(call: Call, card: RateCard | None, policy: Policy, counted: int | None
         must_set=asked is None and greatest is None and not size.embeds,
         share=asked is None and not size.embeds,
         want=want,
-        least=price.bound(card, size, bound_in, floor) if policy.clamp else want,
+        least=min(want, price.bound(card, size, bound_in, floor)) if policy.clamp else want,
         unbounded=why,
     )
 
@@ -66,4 +68,5 @@ def limit_for(call: Call, offer: Quote, granted: int) -> int | None:
         return None
     if granted >= offer.want:
         return offer.output if offer.must_set else None
-    return min(offer.output, price.affords(offer.card, call.size, offer.input_tokens, granted))
+    greatest = offer.card.max_output or models.greatest_output(call.model) or offer.output
+    return min(offer.output, greatest, price.affords(offer.card, call.size, offer.input_tokens, granted))

@@ -34,7 +34,8 @@ CREATE TABLE account (
     lowered INTEGER NOT NULL,
     cap INTEGER,
     in_force INTEGER,
-    closed TEXT
+    closed TEXT,
+    asked INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE reservation (
     id TEXT PRIMARY KEY,
@@ -106,7 +107,7 @@ END_LEASES: Final = (  # an instance is forgotten once nothing is held in its na
 
 # Head of each writing statement, columns of a row, tail. A batch writes many rows with one statement: every step
 # lets go of the interpreter lock, and getting it back from a busy loop is what takes long.
-INTO_ACCOUNT: Final = ("INSERT OR REPLACE INTO account VALUES ", 9, "")
+INTO_ACCOUNT: Final = ("INSERT OR REPLACE INTO account VALUES ", 10, "")
 INTO_RESERVATION: Final = (
     "INSERT INTO reservation VALUES ",
     8,

@@ -42,9 +42,8 @@ CACHE_MOST: Final = 8_192  # rows of one kind in memory before those at rest are
 LOCK_TRIES, LOCK_PAUSE_S = 400, 0.005  # 2 s in all, then admission closes
 BUSY, GATHER_S = 3, 0.0005  # after a batch of so many the next one waits for company: a transaction has its own price
 SWEEP_S, PARKED_SWEEP_S = 1.0, 0.1  # the latter while orders wait: their patience ends on time
-LEASE_S, RENEW_S = 30.0, 10.0
-CHECKPOINT_EVERY: Final = 100  # batches
-CHECK_MOST_BYTES: Final = 64 * 2**20
+LEASE_S, RENEW_S, MADE = 30.0, 10.0, "made"
+CHECKPOINT_EVERY, CHECK_MOST_BYTES = 100, 64 * 2**20  # batches; a larger file is checked while it serves
 
 
 def _refuse_bad_ground(lock_file: Path) -> None:
@@ -221,7 +220,7 @@ class SqliteStore(Desk):
         with _locked(self._locks[0], self._pause):
             _refuse_bad_ground(lock_file)
             size = self.path.stat().st_size if self.path.exists() else 0
-            if size:
+            if size or (self.path.exists() and (self._instances / MADE).exists()):  # it was not empty once
                 _refuse_bad_file(self.path, size <= CHECK_MOST_BYTES)
             self._connection = _connect(self.path, "rwc")
             self._settle_in()
@@ -242,6 +241,7 @@ class SqliteStore(Desk):
                 execute(statement)
             self._time = (execute("SELECT value FROM meta WHERE name = 'last_now'").fetchone() or (0.0,))[0]
             self._renew(self._tick())
+        (self._instances / MADE).touch()
         mine = _take(self._instances / f"{self.instance}.lock")
         self._locks += [mine] if mine is not None else []
         for file in sorted(self._instances.glob("*.lock")):

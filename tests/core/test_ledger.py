@@ -70,3 +70,15 @@ def test_a_patient_order_that_fits_goes_at_once() -> None:
     """Waiting is for those in whose way something stands."""
     book = Book("i")
     assert isinstance(ledger.reserve(book, 0.0, order("c1", wait_s=30)), Reservation)
+
+
+def test_the_same_limit_header_again_does_not_undo_an_operators_raise():
+    """An agent sends its header with every call: only a lower one than ever before changes anything (design.md 3)."""
+    book = Book("i")
+    low = charge(limit=1000, lower=10, want=5)
+    ledger.reserve(book, 1.0, order("c1", low))
+    ledger.set_limit(book, 2.0, "run/R/nusd", 500)
+    ledger.reserve(book, 3.0, order("c2", low))
+    assert book.account("run/R/nusd").limit == 500
+    ledger.reserve(book, 4.0, order("c3", charge(limit=1000, lower=9, want=5)))
+    assert book.account("run/R/nusd").limit == 9

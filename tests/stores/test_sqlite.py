@@ -95,7 +95,7 @@ async def test_a_clean_end_leaves_no_hold_and_no_lock(tmp_path: Path, clock: Fak
     await asyncio.sleep(0)
     await store.close()
     assert 100 == sum(isinstance(task.result(), Reservation) for task in asked)
-    assert [] == list((tmp_path / "ledger.instances").iterdir())
+    assert [] == list((tmp_path / "ledger.instances").glob("*.lock"))
     with pytest.raises(StoreFailed, match="closed"):
         await store.reserve(order("c999"))
     async with opened(sqlite(tmp_path, clock)) as again:
@@ -545,3 +545,14 @@ async def test_the_end_of_an_answer_waits_for_its_settlement_only_so_long(tmp_pa
         again = await store.settle("c1/1", {"nusd": 40}, exchange("c1", 40))
         assert 40 == again.charged
         assert (40, 0) == balance(store)
+
+
+async def test_a_ledger_that_lost_all_its_bytes_is_not_taken_as_new(tmp_path: Path, clock: FakeClock) -> None:
+    """An emptied file is named and left as it is: what was spent is not forgotten in silence."""
+    async with opened(sqlite(tmp_path / "a", clock)) as store:
+        await spend(store, "c1", 100)
+        path = store.path
+    path.write_bytes(b"")
+    with pytest.raises(StoreFailed, match="not a Meterbox ledger"):
+        await sqlite(tmp_path / "a", clock).open()
+    assert b"" == path.read_bytes()
