@@ -162,7 +162,8 @@ class Desk:
 
     async def true_up(self, response_id: str, tenant: str, exchange: Exchange) -> Settled | None:
         """A late fact about a presumed call."""
-        return await self.ask(settle.true_up, response_id, tenant, exchange, kept=True)
+        reply = self.ask(settle.true_up, response_id, tenant, exchange, kept=True)
+        return await self.within(reply, self.settle_s, None)
 
     async def correct(self, order_id: str, delta_nusd: int, reason: str, actor: str, correction_id: str) -> Settled:
         """A refund or a correction, once per id."""

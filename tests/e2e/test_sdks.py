@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,15 @@ PARAMETERS = {"type": "object", "properties": {"query": {"type": "string"}}, "re
 CHAT_TOOL = {"type": "function", "function": {"name": "look_up", "description": "d", "parameters": PARAMETERS}}
 RESPONSES_TOOL = {"type": "function", "name": "look_up", "description": "d", "parameters": PARAMETERS}
 CLAUDE_TOOL = {"name": "look_up", "description": "d", "input_schema": PARAMETERS}
+
+
+@pytest.fixture(autouse=True)
+def _swept() -> Iterator[None]:
+    """Frameworks keep HTTP clients of their own that nobody can close; what they leave must not blame a later test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture
