@@ -39,11 +39,11 @@ from gateway.edge.clock import SystemClock
 from gateway.edge.keys import Keys, KeySpec, load_pepper
 from gateway.edge.listener import make_runner
 from gateway.edge.log import Log
+from gateway.edge.pool import PooledUpstream
 from gateway.edge.pricelist import PriceList
 from gateway.edge.server import DataPlane, Front
 from gateway.edge.tasks import Tasks
 from gateway.edge.tokenizer import HelperTokenizer
-from gateway.edge.upstream import HttpUpstream
 from gateway.pipeline import Pipeline
 from gateway.rules.budget import RunBudgets
 from gateway.stores.sqlite import SqliteStore
@@ -89,7 +89,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> str:
     budgets = settings.run_budgets()
     store = await _open_store(settings, clock, stack)
     reading = store.reading()
-    upstream = HttpUpstream(settings.secrets())
+    upstream = PooledUpstream(settings.secrets())
     stack.push_async_callback(upstream.close)
     tokenizer = HelperTokenizer()
     stack.push_async_callback(tokenizer.close)
