@@ -44,6 +44,7 @@ from gateway.edge.pricelist import PriceList
 from gateway.edge.server import DataPlane, Front
 from gateway.edge.tasks import Tasks
 from gateway.edge.tokenizer import HelperTokenizer
+from gateway.edge.watch import LOOK_S, StoreWatch
 from gateway.pipeline import Pipeline
 from gateway.rules.budget import RunBudgets
 from gateway.stores.sqlite import SqliteStore
@@ -88,6 +89,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> str:
     tasks = Tasks(log)
     budgets = settings.run_budgets()
     store = await _open_store(settings, clock, stack)
+    tasks.every(LOOK_S, StoreWatch(store, log).look, "store-watch")
     reading = store.reading()
     upstream = PooledUpstream(settings.secrets())
     stack.push_async_callback(upstream.close)
