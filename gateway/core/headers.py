@@ -1,7 +1,7 @@
 """Which headers go on: everything except what belongs to one hop, to us, or to nobody (security.md, headers).
 
 Invariant: nothing is added to a request; values pass byte for byte or the request is refused. What never enters: a
-credential of a section (edge/upstream.py puts it in), any decision about money.
+credential of a section (edge/pool.py puts it in), any decision about money.
 """
 
 from __future__ import annotations

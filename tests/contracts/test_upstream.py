@@ -26,20 +26,9 @@ from gateway.core.secret import Secret
 from gateway.core.types import Inbound, Labels, Provider, Quirks
 from gateway.edge.pool import PooledUpstream
 from gateway.edge.resolver import PinningResolver
-from gateway.edge.upstream import HttpUpstream
 
 Script = Callable[["Peer"], Awaitable[None]]
 TEXT = b"the quick brown fox " * 50
-CLIENTS = {"pool": PooledUpstream, "aiohttp": HttpUpstream}
-
-
-CHOSEN = "aiohttp"  # by tests/edge/test_upstream.py; here each in turn
-
-
-@pytest.fixture(params=CLIENTS, autouse=True)
-def chosen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every case of this suite, over every client."""
-    monkeypatch.setattr(f"{__name__}.CHOSEN", request.param)
 
 
 class Peer:
@@ -126,10 +115,9 @@ async def provider(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIt
 @asynccontextmanager
 async def client(
     secrets: dict[str, Secret] | None = None, tls: ssl.SSLContext | bool = True, resolver: PinningResolver | None = None
-) -> AsyncIterator[HttpUpstream]:
-    """The client under test: one name for all of them, since they are one socket."""
-    made: Any = CLIENTS[CHOSEN]
-    upstream: HttpUpstream = made(secrets or {}, tls, resolver)
+) -> AsyncIterator[PooledUpstream]:
+    """The client under test."""
+    upstream = PooledUpstream(secrets or {}, tls, resolver)
     try:
         yield upstream
     finally:
@@ -151,7 +139,9 @@ def nothing(_abort: Callable[[], None]) -> None:
     """A caller that never ends its attempt."""
 
 
-async def whole(upstream: HttpUpstream, where: Provider, body: bytes = b"{}", inbound: Inbound | None = None) -> bytes:
+async def whole(
+    upstream: PooledUpstream, where: Provider, body: bytes = b"{}", inbound: Inbound | None = None
+) -> bytes:
     stream = await upstream.send(where, inbound or asked(), body, nothing)
     return b"".join([chunk async for chunk in stream.chunks()])
 

@@ -1,62 +1,19 @@
-"""edge/upstream.py beyond its contract (tests/contracts/test_upstream.py): the pool, reloads, and the way through."""
+"""One connection from the provider to the client: who is slow or gone at one end is felt at the other (R-063)."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import suppress
 
 from gateway.core.errors import UpstreamFailed
-from gateway.core.secret import Secret
 from gateway.core.types import Inbound, Provider
 from gateway.edge.outlet import HttpOutlet
-from gateway.edge.upstream import HttpUpstream
-from tests.contracts.test_upstream import OK, Peer, asked, client, nothing, provider, saying, section, whole
+from gateway.edge.pool import PooledUpstream
+from tests.contracts.test_upstream import OK, Peer, client, provider, section
 from tests.edge.test_server import house
 
 
-async def twice(peer: Peer) -> None:
-    while True:
-        await peer.request()
-        await peer.say(OK + b"content-length: 2\r\n\r\nok")
-
-
-async def test_a_pooled_connection_that_dies_before_the_first_byte_is_replaced() -> None:
-    """Closed between the choice of the connection and the first write: nothing left, so a fresh one is safe."""
-    async with provider(twice) as place, client() as upstream:
-        await whole(upstream, section(place.port))
-        (pool,) = upstream._session.connector._conns.values()  # type: ignore[union-attr]
-        transport = pool[0][0].transport
-        assert transport is not None
-        task = asyncio.ensure_future(whole(upstream, section(place.port)))
-        asyncio.get_running_loop().call_soon(transport.close)
-        assert b"ok" == await task
-        assert (2, 2) == (len(place.peers), len(place.requests))
-
-
-async def test_a_reload_changes_the_credential_of_later_attempts() -> None:
-    """Also for a section that stayed the same otherwise."""
-    async with provider(twice) as place, client({"nasty": Secret("first")}) as upstream:
-        where = section(place.port)
-        await whole(upstream, where)
-        upstream.renew({"nasty": Secret("second")})
-        await whole(upstream, where)
-        heads = [head.decode().lower() for head, _ in place.requests]
-    assert ["first" in heads[0], "second" in heads[1]] == [True, True]
-
-
-async def test_connections_are_watched_by_tcp_keep_alive() -> None:
-    """A dead peer is found although an answer may take an hour."""
-    async with provider(saying(OK + b"\r\nx")) as place, client() as upstream:
-        stream = await upstream.send(section(place.port), asked(), b"{}", nothing)
-        connection = stream._response.connection
-        assert connection is not None and connection.transport is not None
-        sock = connection.transport.get_extra_info("socket")
-        assert 1 == sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        stream.close()
-
-
-async def relay(upstream: HttpUpstream, where: Provider, inbound: Inbound, outlet: HttpOutlet) -> None:
+async def relay(upstream: PooledUpstream, where: Provider, inbound: Inbound, outlet: HttpOutlet) -> None:
     """The smallest walk that there is."""
     stream = await upstream.send(where, inbound, inbound.body, outlet.on_gone)
     await outlet.start(stream.status, stream.headers)
