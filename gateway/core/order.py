@@ -27,7 +27,11 @@ def explain(denied: Denied, run_id: str, url: str | None) -> Refusal:
     balance = denied.balance
     limit, scope = balance.limit or 0, scope_of(denied.account)
     owner = denied.account.split("/")[1]
-    whose = "This run" if scope == "run" and owner.endswith(run_id) else f"The budget of {scope} {owner}".rstrip()
+    whose = (
+        "This run"
+        if scope == "run" and owner.rpartition("~")[2] == run_id
+        else f"The budget of {scope} {owner}".rstrip()
+    )
     held = f", ${usd(balance.held)} more is held by calls in flight" if balance.held else ""
     return Refusal(
         402,

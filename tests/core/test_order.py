@@ -51,3 +51,10 @@ def test_a_store_in_trouble_is_a_retryable_503():
     refusal = turned_away(StoreFailed("disk full"))
     assert (503, "store_unavailable", 2) == (refusal.status, refusal.code, refusal.retry_after_s)
     assert turned_away(Undecodable("no model")).status == 400
+
+
+def test_a_parents_limit_is_not_called_the_runs_own():
+    """Run `1` refused by its parent `run-1` reads whose budget it was; a tenant's own run is still its own."""
+    balance = Balance("run/run-1/nusd", limit=1, spent=1, held=0)
+    assert "The budget of run run-1" in explain(Denied("run/run-1/nusd", "nusd", "limit", balance), "1", None).message
+    assert "This run has" in explain(Denied("run/team~1/nusd", "nusd", "limit", balance), "1", None).message
