@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_valid
 from gateway.config_tables import (
     BudgetTable,
     Capture,
+    Detectors,
     Prices,
     ProviderTable,
     Runs,
@@ -50,7 +51,6 @@ _SECTION = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _LATER = {
     ("rates",): "rate limits aren't enforced by this version",
     ("rules",): "this version has no rule with settings of its own",
-    ("detectors",): "this version has no detectors",
     ("projections",): "this version sends no telemetry and no alerts",
     ("stores", "redis"): "this version keeps its ledger in SQLite only",
     ("keys", "scopes"): "scopes of keys aren't enforced by this version",
@@ -74,6 +74,7 @@ class Settings(Table):
     prices: Prices = Prices()
     stores: Stores = Stores()
     capture: Capture = Capture()
+    detectors: Detectors = Detectors()
 
     _file: FilePath | None = PrivateAttr(None)
     _state_dir: FilePath = PrivateAttr(FilePath())

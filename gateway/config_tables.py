@@ -293,3 +293,9 @@ class Capture(Table):
     """`[capture]`: this version keeps no content at all."""
 
     content: Literal["off"] = "off"
+
+
+class Detectors(Table):
+    """`[detectors]`: this version has none, so they can be switched off and nothing else."""
+
+    enabled: Literal[False] = False

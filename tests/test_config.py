@@ -158,7 +158,7 @@ def test_all_faults_are_told_at_once(tmp_path):
     [
         ("[[rates]]\nname = 'x'\n", "rates"),
         ("[rules.breaker]\nwindow_s = 60\n", "rules"),
-        ("[detectors.loop]\n", "detectors"),
+        ("[detectors.loop]\n", "detectors.loop"),
         ("[projections.otlp]\n", "projections"),
         ("[stores.redis]\n", "stores.redis"),
         ("[server]\nworkers = 2\n", "server.workers"),
