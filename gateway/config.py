@@ -51,6 +51,7 @@ _SECTION = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _LATER = {
     ("rates",): "rate limits aren't enforced by this version",
     ("rules",): "this version has no rule with settings of its own",
+    ("detectors",): "this version has no detectors",
     ("projections",): "this version sends no telemetry and no alerts",
     ("stores", "redis"): "this version keeps its ledger in SQLite only",
     ("keys", "scopes"): "scopes of keys aren't enforced by this version",
@@ -294,8 +295,9 @@ def _faults(error: ValidationError, origins: Origins) -> Iterator[str]:
 def _reason(kind: str, path: Path, fault: Any) -> str:
     if kind == "extra_forbidden":
         words = tuple(part for part in path if isinstance(part, str))
-        if words in _LATER:
-            return f"{_LATER[words]}; take it out, so that nobody relies on it"
+        later = _LATER.get(words) or _LATER.get(words[:1])
+        if later is not None:
+            return f"{later}; take it out, so that nobody relies on it"
         return f"unknown key.{nearest(str(path[-1]), _keys(path[:-1]))}"
     if kind == "missing":
         return "is missing"
