@@ -6,7 +6,7 @@ Invariant: a walk is never cancelled and never raises; a reservation that it too
 from __future__ import annotations
 
 from gateway.core import hold, life, order, relay, stamps, tokens
-from gateway.core.admit import Ask, admit
+from gateway.core.admit import admit
 from gateway.core.answer import answer
 from gateway.core.errors import StoreFailed, Undecodable, UpstreamFailed
 from gateway.core.identify import identify
@@ -15,7 +15,7 @@ from gateway.core.outcome import Ending, refused
 from gateway.core.parts import Parts
 from gateway.core.passing import Passing
 from gateway.core.ports import Dialect, Outlet, Stream
-from gateway.core.quote import quote
+from gateway.core.quote import Ask, quote
 from gateway.core.step import Step, Way, begin
 from gateway.core.types import Attempt, Call, Inbound, Pending, Provider, Refusal, Reply
 

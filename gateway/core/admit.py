@@ -4,22 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec import Struct
-
 from gateway.core.ports import Rule
-from gateway.core.quote import Quote
-from gateway.core.types import Call, Charge, Grant, Labels, Pending, Refusal, RunFacts, Verdict
-
-
-class Ask(Struct, frozen=True):
-    """All that a rule may look at."""
-
-    call: Call
-    run: RunFacts
-    ancestors: tuple[str, ...]  # run keys, nearest first
-    labels: Labels
-    quote: Quote
-    now: float
+from gateway.core.quote import Ask
+from gateway.core.types import Charge, Grant, Pending, Refusal, Verdict
 
 
 def admit(rules: Sequence[Rule], ask: Ask) -> Verdict:

@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from msgspec import structs
 
 from gateway.core import life, order, outcome, price, tokens
-from gateway.core.admit import Ask, gates
+from gateway.core.admit import gates
 from gateway.core.errors import StoreFailed
 from gateway.core.outcome import Ending
 from gateway.core.parts import Parts
-from gateway.core.quote import Quote, limit_for, quote
+from gateway.core.quote import Ask, Quote, limit_for, quote
 from gateway.core.step import Step
 from gateway.core.types import Call, Charge, Denied, Order, Refusal, Reply, Reservation, RunFacts
 

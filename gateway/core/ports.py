@@ -32,8 +32,8 @@ from gateway.core.types import (
 )
 
 if TYPE_CHECKING:
-    from gateway.core.admit import Ask
     from gateway.core.price import RateCard
+    from gateway.core.quote import Ask
 
 
 class Clock(Protocol):

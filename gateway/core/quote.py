@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from gateway.core import models, price, tokens
 from gateway.core.price import RateCard
-from gateway.core.types import Call
+from gateway.core.types import Call, Labels, RunFacts
 
 # Anthropic's manual thinking needs 1024 <= budget_tokens < max_tokens (wire-formats.md section 1).
 LEAST_THINKING = 1024
@@ -36,6 +36,17 @@ class Quote(Struct, frozen=True):
     want: int = 0
     least: int = 0
     unbounded: str | None = None
+
+
+class Ask(Struct, frozen=True):
+    """All that a rule may look at."""
+
+    call: Call
+    run: RunFacts
+    ancestors: tuple[str, ...]  # run keys, nearest first
+    labels: Labels
+    quote: Quote
+    now: float
 
 
 def quote(call: Call, card: RateCard | None, policy: Policy, counted: int | None = None) -> Quote:

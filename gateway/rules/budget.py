@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 from pydantic import BaseModel, ConfigDict
 
-from gateway.core.admit import Ask
+from gateway.core.quote import Ask
 from gateway.core.types import Charge, Exchange, Refusal
 
 

@@ -9,13 +9,13 @@ import msgspec
 
 from gateway.app import dialects
 from gateway.core import headers, outcome, stamps
-from gateway.core.admit import Ask, admit
+from gateway.core.admit import admit
 from gateway.core.identify import identify, labels_of
 from gateway.core.index import Index
 from gateway.core.meter import Meter
 from gateway.core.outcome import Ending
 from gateway.core.presets import PRESETS
-from gateway.core.quote import Policy, quote
+from gateway.core.quote import Ask, Policy, quote
 from gateway.core.route import Routes, take_apart
 from gateway.core.step import Way, begin
 from gateway.core.types import Call, Inbound, Reply

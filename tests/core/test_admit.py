@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gateway.core.admit import Ask, admit, gates
+from gateway.core.admit import admit, gates
 from gateway.core.ports import Rule
 from gateway.core.presets import PRESETS
-from gateway.core.quote import Quote
+from gateway.core.quote import Ask, Quote
 from gateway.core.types import Call, Charge, Exchange, Grant, Labels, Pending, Refusal, RunFacts
 
 RUN = RunFacts(key="r", id="r", tenant="", source="header", agent="a", user="u")

@@ -9,11 +9,10 @@ import msgspec
 import pytest
 
 from gateway.core import hold
-from gateway.core.admit import Ask
 from gateway.core.errors import Undecodable
 from gateway.core.live import killed
 from gateway.core.outcome import Ending
-from gateway.core.quote import quote
+from gateway.core.quote import Ask, quote
 from gateway.core.step import Step, Way, begin
 from gateway.core.types import Charge, Denied, Order, Refusal, Reply, Reservation, RunFacts, Usage
 from tests.fakes import RecordingOutlet

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gateway.core.admit import Ask
 from gateway.core.presets import PRESETS
 from gateway.core.price import CLASSES, RateCard, Rates
-from gateway.core.quote import Quote
+from gateway.core.quote import Ask, Quote
 from gateway.core.types import Call, Charge, Labels, Refusal, RunFacts
 from gateway.rules.budget import Budget, Config, RunBudgets
 
