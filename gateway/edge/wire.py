@@ -39,6 +39,7 @@ class Connection(asyncio.Protocol):
         self, sock: socket.socket, give: Callable[[Connection], None], lost: Callable[[Connection], None]
     ) -> None:
         self.idle_since = 0.0
+        self._sock = sock
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._give = give
@@ -141,6 +142,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gone, by whomever."""
+        if exc is not None:
+            self._read_rest()
         self._ended(clean=exc is None)
         self._parser = None  # it holds methods of this object: a circle that only the collector would find
         self._lost(self)
@@ -230,6 +233,20 @@ class Connection(asyncio.Protocol):
         else:
             self.go_on()
             self._give(self)
+
+    def _read_rest(self) -> None:
+        """Who refuses a large body answers and hangs up: our write fails, and the loop lets go, before the answer was
+        read that the kernel holds. Only without TLS: what it holds there can't be unpacked from here."""
+        if self._transport.get_extra_info("sslcontext") is not None:
+            return
+        while self._stream is not None and self._stream.waiting_bytes <= _MOST_WAITING_BYTES:
+            try:
+                data = self._sock.recv(_SLICE_BYTES)
+            except OSError:
+                return
+            if not data:
+                return
+            self.data_received(data)
 
     def _ended(self, clean: bool) -> None:
         """No more bytes will come."""
