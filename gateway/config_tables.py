@@ -195,6 +195,13 @@ class ProviderTable(Table):
     def _origin(cls, value: str | None) -> str | None:
         return None if value is None else origin_of(value)
 
+    @field_validator("retries")
+    @classmethod
+    def _once(cls, value: int | None) -> int | None:
+        if value:
+            raise ValueError("this version doesn't send a call again by itself; take this line out")
+        return value
+
     @field_validator("fallback")
     @classmethod
     def _later(cls, value: list[str]) -> list[str]:

@@ -163,6 +163,7 @@ def test_all_faults_are_told_at_once(tmp_path):
         ("[stores.redis]\n", "stores.redis"),
         ("[server]\nworkers = 2\n", "server.workers"),
         ("[providers.openai]\nfallback = ['anthropic']\n", "providers.openai.fallback"),
+        ("[providers.openai]\nretries = 2\n", "providers.openai.retries"),
         (RUN + "usd = 1\ncalls = 5\n", "budgets[0].calls"),
         (RUN + "usd = 1\nalert_at = [0.5]\n", "budgets[0].alert_at"),
         (RUN.replace('"run"', '"agent:*"') + 'usd = 1\nper = "day"\n', "budgets[0].scope"),
@@ -280,11 +281,11 @@ def test_seconds_are_finite_and_positive(tmp_path, written):
 
 def test_a_section_overrides_only_what_it_names(tmp_path):
     """A preset's other values stay, and so do the built-in providers; the file's sections come first."""
-    text = "[providers.groq]\n[providers.openai]\ntimeouts = { total_s = 60, gap_s = 2.5 }\nretries = 1\n"
+    text = "[providers.groq]\n[providers.openai]\ntimeouts = { total_s = 60, gap_s = 2.5 }\nretries = 0\n"
     providers = load(write(tmp_path, text), {}).providers()
     assert ["groq", "openai", "anthropic"] == list(providers)
     openai = providers["openai"]
-    assert (60.0, 2.5, 5.0, 1) == (openai.total_s, openai.gap_s, openai.connect_s, openai.retries)
+    assert (60.0, 2.5, 5.0, 0) == (openai.total_s, openai.gap_s, openai.connect_s, openai.retries)
     assert openai.origin == "https://api.openai.com"
 
 

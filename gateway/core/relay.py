@@ -24,6 +24,7 @@ MOST_WHOLE_BYTES = 64 << 20
 NEAR_BYTES = 512
 # After a cut what the provider had already written is read for so long: it will be on the bill, so it is on ours.
 LINGER_S = 0.1
+LINGER_BYTES = 256 << 10
 
 
 class Watch:
@@ -32,6 +33,7 @@ class Watch:
     def __init__(self, meter: Meter, tokenizer: Tokenizer, encoding: str) -> None:
         self.meter = meter
         self.over = False  # the provider wrote past its grant: nothing more goes out
+        self.left_bytes = LINGER_BYTES  # how much of what came after a cut is still read
         self._tokenizer = tokenizer
         self._encoding = encoding
 
@@ -98,8 +100,10 @@ class Relay:
         """A chunk that may reach the grant: in small pieces, counted before they go out. Beyond it only reading goes
         on, for a moment: what the provider had written by then is billed, so it is counted."""
         for at in range(0, len(chunk), NEAR_BYTES):
-            ready = reader.feed(chunk[at : at + NEAR_BYTES])
+            piece = chunk[at : at + NEAR_BYTES]
+            ready = reader.feed(piece)
             if watch.over:
+                watch.left_bytes -= len(piece)
                 continue
             if watch.meter.due(reader.output_bytes):
                 await watch.count(reader)
@@ -109,6 +113,8 @@ class Relay:
                     continue
             if ready:
                 await self._outlet.write(ready)
+        if watch.left_bytes <= 0:
+            self._stream.close()  # a flood: reading on would only have more of it made
 
     async def drain(self) -> None:
         """What comes after the terminal event, to the end of the body: usually nothing, and it keeps the connection."""

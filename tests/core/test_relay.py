@@ -112,6 +112,14 @@ async def test_what_passes_the_grant_is_cut_within_a_slice():
     assert 5000 == reader.output_bytes, "what the provider had written by then is on its bill"
 
 
+async def test_a_flood_after_the_cut_is_not_read_for_ever():
+    """Reading on to know the bill has a limit: a provider that floods is left at LINGER_BYTES."""
+    way, stream, outlet = made(*[b"x" * 10_000] * 100)
+    ending, reader = await passed(way, outlet, granted=500)
+    assert ("cut", True) == (ending.way, stream.closed)
+    assert relay.LINGER_BYTES <= reader.output_bytes <= relay.LINGER_BYTES + 30_000
+
+
 async def test_who_keeps_the_grant_is_not_cut():
     """Exactly as much as was granted passes."""
     way, _, outlet = made(*[b"x" * 100] * 5, b".")
