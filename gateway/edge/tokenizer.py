@@ -280,6 +280,11 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+    if process.stdin is not None:
+        # the loop learns a moment later that the pipe is gone; a loop that ends before leaves it to the collector
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(END_S):
+                await process.stdin.wait_closed()
 
 
 # --------------------------------------------------------------------------- inside of the helper
