@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -33,3 +35,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         counts[lack(report.keywords, reason.removeprefix("Skipped: "))] += 1
     for name in (*LACKS, "other"):
         terminalreporter.write_line(f"skipped for lack of {name}: {counts[name]}")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_leaks() -> Iterator[None]:
+    """What a module's tests leave to the collector is collected at its end: the blame falls where it belongs."""
+    yield
+    gc.collect()

@@ -280,11 +280,14 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-    if process.stdin is not None:
-        # the loop learns a moment later that the pipe is gone; a loop that ends before leaves it to the collector
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(END_S):
+    # the loop learns a moment later that the pipes are gone; a loop that ends before leaves them to the collector
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(END_S):
+            if process.stdin is not None:
                 await process.stdin.wait_closed()
+            if process.stdout is not None:
+                await process.stdout.read()
+            await asyncio.sleep(0)
 
 
 # --------------------------------------------------------------------------- inside of the helper
