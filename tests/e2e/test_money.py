@@ -124,6 +124,27 @@ async def test_random_disconnects(gateway: Gateway, provider: ScriptedProvider) 
     assert nusd(told["spent_usd"]) <= nusd("0.01")
 
 
+async def test_every_difference_to_the_bill_is_a_presumed_call(gateway: Gateway, provider: ScriptedProvider) -> None:
+    """Call by call: what is told is charged as billed; ledger - bill is the sum over presumed and estimated calls."""
+    provider.script = Script(output_tokens=200, chunk_tokens=5, gap_s=0.002)
+    body = chat(stream=True, max_tokens=200)
+    leaves = [None, 1, 400, 3000] * 5
+    answers = await asyncio.gather(
+        *(call(gateway, "r", body, leave=leave, authorization=f"Bearer p{n}") for n, leave in enumerate(leaves))
+    )
+    await asyncio.wait_for(provider.quiet(), 20)
+    told = await asyncio.to_thread(gateway.quiet, "r")
+    listed = {one["call_id"]: one for one in await asyncio.to_thread(gateway.items, "/api/runs/r/calls")}
+    explained = 0
+    for number, answer in enumerate(answers):
+        one = listed[answer.headers["x-meterbox-call-id"]]
+        over = nusd(one["cost_usd"]) - provider.bill_nusd(f"p{number}")
+        assert over >= 0 if one["cost_source"] in BOUNDS else over == 0
+        explained += over if one["cost_source"] in BOUNDS else 0
+    assert explained > 0
+    assert explained == nusd(told["spent_usd"]) - provider.bill_nusd()
+
+
 async def test_answers_without_usage_are_charged_at_their_hold(gateway: Gateway, provider: ScriptedProvider) -> None:
     """An answer that tells no usage is presumed, never free."""
     provider.script = Script(output_tokens=100, no_usage=True)
