@@ -231,3 +231,31 @@ async def test_a_refusal_costs_one_attempt(gateway: Gateway, provider: ScriptedP
     listed = await asyncio.to_thread(gateway.items, "/api/runs/r/calls")
     assert ["refused"] == [call["outcome"] for call in listed]
     assert [] == provider.calls
+
+
+@pytest.mark.parametrize("framework", ["agents", "pydantic_ai"])
+async def test_a_frameworks_refusal_costs_one_attempt(
+    gateway: Gateway, provider: ScriptedProvider, framework: str
+) -> None:
+    """openai-agents and pydantic-ai ask once, too."""
+    module = pytest.importorskip(framework)
+    headers = {"x-meterbox-limit-usd": "0.00000001", "x-meterbox-run-id": "r"}
+    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="x", default_headers=headers) as client:
+        with pytest.raises(Exception, match="402"):
+            await by_framework(module, client)
+    listed = await asyncio.to_thread(gateway.items, "/api/runs/r/calls")
+    assert ["refused"] == [call["outcome"] for call in listed]
+    assert [] == provider.calls
+
+
+async def by_framework(module: Any, client: Any) -> None:
+    """One task of an agent over this client."""
+    if hasattr(module, "Runner"):
+        module.set_tracing_disabled(True)
+        agent = module.Agent(name="a", model=module.OpenAIResponsesModel(model=MODEL, openai_client=client))
+        await module.Runner.run(agent, "x")
+        return
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    await module.Agent(OpenAIChatModel(MODEL, provider=OpenAIProvider(openai_client=client))).run("x")
