@@ -13,9 +13,9 @@ from functools import cache
 from typing import Any
 
 from gateway.app import dialects
-from gateway.core.book import HELD
 from gateway.core.identify import Index, labels_of
 from gateway.core.kin import Kin
+from gateway.core.ledger.book import HELD
 from gateway.core.live import Live
 from gateway.core.parts import Parts
 from gateway.core.presets import PRESETS

@@ -12,11 +12,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from gateway.core.history import fold
 from gateway.core.likeness import Latest, Turn, after, asked_alike, said_in, seen_alike
 from gateway.core.prose import MOST_BEGINNINGS, beginning, ids_in
 from gateway.core.tools import fresh
 from gateway.core.types import Call, Exchange, Lineage, Reply
+from gateway.core.wire.history import fold
 
 # An SDK repeats a failed call within seconds; the longest Retry-After that openai and anthropic obey is 60 s.
 RETRY_S = 120.0

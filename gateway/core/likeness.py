@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from gateway.core.history import text_hash
 from gateway.core.types import Call, Lineage, Result, ToolCall
+from gateway.core.wire.history import text_hash
 
 MOST = 16  # tool results and tool calls by which runs are told apart
 MOST_BODY_BYTES = 4 * 1024 * 1024  # a larger body is not taken apart for this: its call begins a new run

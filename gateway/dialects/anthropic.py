@@ -12,18 +12,18 @@ from typing import Any
 
 import msgspec
 
-from gateway.core import anthropic_request as request
-from gateway.core import body as bodies
-from gateway.core.anthropic_answer import Delta, Event, Gathered, anthropic_error, gather
-from gateway.core.anthropic_request import Offer
-from gateway.core.body import Fields, read_object, splice
 from gateway.core.errors import Undecodable
-from gateway.core.flow import Flow, looks_streamed
-from gateway.core.history import Digest, Memo
-from gateway.core.openai_request import check_fields
-from gateway.core.prefix import Growing
-from gateway.core.tally import Tally, dearest, model_of, tally
 from gateway.core.types import Call, Inbound, Provider, Refusal, Reply, Size
+from gateway.core.wire import anthropic_request as request
+from gateway.core.wire import body as bodies
+from gateway.core.wire.anthropic_answer import Delta, Event, Gathered, anthropic_error, gather
+from gateway.core.wire.anthropic_request import Offer
+from gateway.core.wire.body import Fields, read_object, splice
+from gateway.core.wire.flow import Flow, looks_streamed
+from gateway.core.wire.history import Digest, Memo
+from gateway.core.wire.openai_request import check_fields
+from gateway.core.wire.prefix import Growing
+from gateway.core.wire.tally import Tally, dearest, model_of, tally
 
 _EVENT = msgspec.json.Decoder(Event)
 _JSON = msgspec.json.Decoder()

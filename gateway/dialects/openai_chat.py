@@ -13,16 +13,16 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from gateway.core import body as bodies
-from gateway.core import openai_request
-from gateway.core.body import MAX_DEPTH, Fields
-from gateway.core.chat_message import Offer, read_message, read_tools, result_at
-from gateway.core.chat_stream import Stream, is_own_error, read_whole
-from gateway.core.history import Digest, Memo, chain, distinct
 from gateway.core.ports import Reader
-from gateway.core.prefix import Growing
 from gateway.core.refusal import openai_error
 from gateway.core.types import Call, CallKind, Hosted, Inbound, Lineage, Provider, Refusal, Reply, Result, Size
+from gateway.core.wire import body as bodies
+from gateway.core.wire import openai_request
+from gateway.core.wire.body import MAX_DEPTH, Fields
+from gateway.core.wire.chat_message import Offer, read_message, read_tools, result_at
+from gateway.core.wire.chat_stream import Stream, is_own_error, read_whole
+from gateway.core.wire.history import Digest, Memo, chain, distinct
+from gateway.core.wire.prefix import Growing
 
 _END = "/chat/completions"
 _WRITER = "/v1/chat"

@@ -11,14 +11,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from gateway.core import body as bodies
-from gateway.core import openai_request
-from gateway.core.body import MAX_DEPTH
-from gateway.core.chat_stream import Stream, is_own_error, read_whole
-from gateway.core.history import Memo, chain, growth, message_hash
 from gateway.core.ports import Reader
 from gateway.core.refusal import openai_error
 from gateway.core.types import Call, Inbound, Lineage, Provider, Refusal, Reply, Size
+from gateway.core.wire import body as bodies
+from gateway.core.wire import openai_request
+from gateway.core.wire.body import MAX_DEPTH
+from gateway.core.wire.chat_stream import Stream, is_own_error, read_whole
+from gateway.core.wire.history import Memo, chain, growth, message_hash
 
 _END = "/completions"
 _CHAT_END = "/chat/completions"

@@ -6,13 +6,13 @@ Invariant: the client's own bytes go on unchanged; an answer that tells nothing 
 
 from __future__ import annotations
 
-from gateway.core import body as bodies
-from gateway.core import openai_request
-from gateway.core.chat_stream import Stream, is_own_error, read_whole
-from gateway.core.history import Memo
 from gateway.core.ports import Reader
 from gateway.core.refusal import openai_error
 from gateway.core.types import Call, Inbound, Provider, Refusal, Reply, Size
+from gateway.core.wire import body as bodies
+from gateway.core.wire import openai_request
+from gateway.core.wire.chat_stream import Stream, is_own_error, read_whole
+from gateway.core.wire.history import Memo
 
 _END = "/embeddings"
 

@@ -12,19 +12,19 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gateway.core import body as bodies
-from gateway.core import responses_request as request
-from gateway.core.body import Fields, read_object, splice
-from gateway.core.flow import Flow, looks_streamed
-from gateway.core.history import Memo, text_hash
-from gateway.core.openai_request import check_fields
-from gateway.core.openai_usage import error_word
-from gateway.core.prefix import Growing
 from gateway.core.refusal import openai_error
-from gateway.core.responses_answer import RESPONSE, Event, Gathered, Response, decode, failed, gather
-from gateway.core.responses_request import Offer
-from gateway.core.tally import Tally, model_of, tally
 from gateway.core.types import Call, Inbound, Provider, Refusal, Reply, Size
+from gateway.core.wire import body as bodies
+from gateway.core.wire import responses_request as request
+from gateway.core.wire.body import Fields, read_object, splice
+from gateway.core.wire.flow import Flow, looks_streamed
+from gateway.core.wire.history import Memo, text_hash
+from gateway.core.wire.openai_request import check_fields
+from gateway.core.wire.openai_usage import error_word
+from gateway.core.wire.prefix import Growing
+from gateway.core.wire.responses_answer import RESPONSE, Event, Gathered, Response, decode, failed, gather
+from gateway.core.wire.responses_request import Offer
+from gateway.core.wire.tally import Tally, model_of, tally
 
 _EVENT = msgspec.json.Decoder(Event)
 _BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from gateway.core.types import NUSD
 
-# The ledger refuses an amount above 2**50 nano-dollars (core/book.py); this is the round figure below it.
+# The ledger refuses an amount above 2**50 nano-dollars (core/ledger/book.py); this is the round figure below it.
 MOST_USD = 1_000_000
 
 RUN_ID = r"^[A-Za-z0-9._:-]{1,128}$"

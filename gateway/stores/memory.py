@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from gateway.core import ledger, settle
-from gateway.core.audit import audit
-from gateway.core.book import Book, Row
-from gateway.core.desk import Desk, Op, Window, tell
 from gateway.core.errors import StoreFailed
-from gateway.core.reading import BookReading
+from gateway.core.ledger import engine, settle
+from gateway.core.ledger.audit import audit
+from gateway.core.ledger.book import Book, Row
+from gateway.core.ledger.desk import Desk, Op, Window, tell
+from gateway.core.ledger.reading import BookReading
 from gateway.core.types import Entry, Finding
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class MemoryStore(Desk):
 
     def forget(self, order_id: str) -> None:
         """The caller of a waiting order left."""
-        self._do(Op(ledger.forget, (order_id,), None, False))
+        self._do(Op(engine.forget, (order_id,), None, False))
 
     def failed(self) -> str | None:
         """Memory doesn't fail."""

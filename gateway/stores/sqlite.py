@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 from urllib.parse import quote
 
-from gateway.core import ledger, schema, settle
-from gateway.core.audit import audit, book_of_tables
-from gateway.core.book import Book
-from gateway.core.desk import Desk, Op, Patience, Window, tell
 from gateway.core.errors import ConfigError, MeterboxError, StoreFailed
-from gateway.core.ground import ADVICE, complaint_on_file, complaint_on_mount, damaged
-from gateway.core.reading import SqlReading, SqlShelf
+from gateway.core.ledger import engine, schema, settle
+from gateway.core.ledger.audit import audit, book_of_tables
+from gateway.core.ledger.book import Book
+from gateway.core.ledger.desk import Desk, Op, Patience, Window, tell
+from gateway.core.ledger.ground import ADVICE, complaint_on_file, complaint_on_mount, damaged
+from gateway.core.ledger.reading import SqlReading, SqlShelf
 
 T = TypeVar("T")
 
@@ -163,7 +163,7 @@ class SqliteStore(Desk):
 
     def forget(self, order_id: str) -> None:
         """The caller of a waiting order left."""
-        self._inbox.put(Op(ledger.forget, (order_id,), None, False))
+        self._inbox.put(Op(engine.forget, (order_id,), None, False))
 
     def failed(self) -> str | None:
         """Why admission is closed; None while the store works."""
@@ -325,7 +325,7 @@ class SqliteStore(Desk):
             now = self._tick()
             if abs(now - self._renewed_at) >= RENEW_S:
                 self._renew(now)
-            if orders := [op.args[0] for op in ops if op.act is ledger.reserve]:
+            if orders := [op.args[0] for op in ops if op.act is engine.reserve]:
                 self._shelf.prefetch(self._window.book, orders)
             self._window.carry_out(ops, now, done)
             self._write()

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from gateway.core.history import chain, text_hash
 from gateway.core.index import Index, Match
 from gateway.core.types import Call, Exchange, Lineage, Provider, Reply, Result, ToolCall
+from gateway.core.wire.history import chain, text_hash
 
 PROVIDER = Provider("openai", "openai", "https://api.openai.com", ("openai-chat",))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gateway.core.history import text_hash
 from gateway.core.likeness import MOST, MOST_BODY_BYTES, Latest, Turn, after, asked_alike, said_in, seen_alike
 from gateway.core.types import Call, Lineage, Provider, Result, ToolCall
+from gateway.core.wire.history import text_hash
 
 PROVIDER = Provider("openai", "openai", "https://api.openai.com", ("openai-chat",))
 

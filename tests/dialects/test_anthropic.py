@@ -10,8 +10,8 @@ import httpx2
 import pytest
 
 from gateway.core.errors import Undecodable
-from gateway.core.history import fold
 from gateway.core.types import Hosted, Inbound, Labels, Provider, Refusal
+from gateway.core.wire.history import fold
 from gateway.dialects.anthropic import Anthropic
 
 PROVIDER = Provider("anthropic", "anthropic", "https://x", ("anthropic-messages",))

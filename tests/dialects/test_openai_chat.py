@@ -7,8 +7,8 @@ import json
 import pytest
 
 from gateway.core.errors import Undecodable
-from gateway.core.history import fold
 from gateway.core.types import Call, Inbound, Labels, Provider, Quirks, Refusal
+from gateway.core.wire.history import fold
 from gateway.dialects.openai_chat import OpenAIChat
 
 OPENAI = Provider(

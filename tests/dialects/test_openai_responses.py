@@ -11,9 +11,9 @@ import pytest
 from openai.types.responses import ResponseFailedEvent
 
 from gateway.core.errors import Undecodable
-from gateway.core.flow import MAX_HELD_BYTES
-from gateway.core.history import fold
 from gateway.core.types import Hosted, Inbound, Labels, Provider, Refusal
+from gateway.core.wire.flow import MAX_HELD_BYTES
+from gateway.core.wire.history import fold
 from gateway.dialects.openai_responses import OpenAIResponses
 
 PROVIDER = Provider("openai", "openai", "https://x", ("openai-responses",))

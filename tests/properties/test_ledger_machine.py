@@ -17,10 +17,10 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from gateway.core import ledger
-from gateway.core import settle as ends
-from gateway.core.book import Account
-from gateway.core.desk import Op, tell
+from gateway.core.ledger import engine
+from gateway.core.ledger import settle as ends
+from gateway.core.ledger.book import Account
+from gateway.core.ledger.desk import Op, tell
 from gateway.core.types import Charge, Exchange, Order, RunFacts, Usage
 from gateway.stores.memory import MemoryStore
 from gateway.stores.sqlite import SqliteStore
@@ -58,7 +58,7 @@ class Inline(SqliteStore):
         return reply
 
     def forget(self, order_id: str) -> None:
-        self._turn([Op(ledger.forget, (order_id,), None, False)])
+        self._turn([Op(engine.forget, (order_id,), None, False)])
 
     def _tell(self, done: list[tuple[Any, Any]]) -> None:
         tell(done)

@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from gateway.core import schema
 from gateway.core.errors import ConfigError, StoreFailed
+from gateway.core.ledger import schema
 from gateway.core.types import Denied, Exchange, Reservation, Usage
 from gateway.stores import sqlite as module
 from gateway.stores.sqlite import SqliteStore

@@ -1,0 +1,64 @@
+"""The tables: every value comes back as it went in, many rows go in one statement, migrations are numbered."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from gateway.core.ledger import engine, schema, settle
+from gateway.core.ledger.book import Book
+from gateway.core.types import Finding
+from tests.ledgers import charge, exchange, order
+
+
+def a_file() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    for statement in schema.migrations_after(0):
+        connection.execute(statement)
+    return connection
+
+
+def test_migrations_are_numbered_and_done_once() -> None:
+    """A file of the latest number needs nothing; our files are told from others."""
+    connection = a_file()
+    assert schema.VERSION == connection.execute("PRAGMA user_version").fetchone()[0]
+    assert schema.APPLICATION_ID == connection.execute("PRAGMA application_id").fetchone()[0]
+    assert [] == list(schema.migrations_after(schema.VERSION))
+    connection.close()
+
+
+@pytest.mark.parametrize("calls", [1, 2, 63, 64, 65, 200])
+def test_values_come_back_as_they_went_in(calls: int) -> None:
+    """Any number of rows, in the order they were made, written twice without harm where a name is the key."""
+    book = Book("i")
+    for number in range(calls):
+        call = f"c{number:04}"
+        engine.reserve(book, 0.0, order(call, charge(f"run/r{number}/nusd"), run=f"r{number}"))
+        odd = Finding(call, f"r{number}", call, 1, "loop", "warn", "observe", None, "", {}, 1.0)
+        settle.settle(book, 1.0, f"{call}/1", None, exchange(call, 3, run=f"r{number}"), [odd])
+    connection = a_file()
+    for _ in range(2):
+        for sql, values in schema.statements_of(book, book.dirty):
+            connection.execute(sql, values)
+        book.dirty.rows, book.dirty.journal = [], []
+    accounts = {row[0]: schema.account_from(row) for row in connection.execute("SELECT * FROM account")}
+    assert book.accounts == accounts
+    holds = [schema.hold_from(row[0]) for row in connection.execute("SELECT data FROM reservation ORDER BY id")]
+    assert list(book.holds.values()) == holds
+    runs = {row[0]: schema.run_from(row[1]) for row in connection.execute("SELECT key, data FROM run")}
+    assert book.runs == runs
+    entries = [schema.entry_from(row) for row in connection.execute("SELECT * FROM journal ORDER BY seq")]
+    assert [f"c{n:04}" for n in range(calls)] == [entry.call_id for entry in entries if entry.kind == "call"]
+    assert [calls, calls] == [
+        connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("ledger", "finding")
+    ]
+    connection.close()
+
+
+def test_the_file_itself_refuses_nonsense() -> None:
+    """I7 in the tables: a balance below zero can't be written."""
+    connection = a_file()
+    with pytest.raises(sqlite3.IntegrityError):
+        connection.execute("INSERT INTO account VALUES ('a', -1, 0, 0, 0, 0, NULL, NULL, NULL, NULL)")
+    connection.close()

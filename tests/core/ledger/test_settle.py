@@ -1,0 +1,81 @@
+"""How holds end, as pure functions; tests/contracts/test_store.py has the table through the socket."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.ledger import engine, settle
+from gateway.core.ledger.audit import audit
+from gateway.core.ledger.book import HELD, PRESUMED, SETTLED, VOID, Book
+from tests.ledgers import charge, exchange, order
+
+
+def held(*charges: object) -> Book:
+    book = Book("i")
+    engine.reserve(book, 0.0, order("c1", *charges))  # type: ignore[arg-type]
+    return book
+
+
+@pytest.mark.parametrize(
+    ("words", "state", "charged"),
+    [
+        (["settle"], SETTLED, 30), (["void"], VOID, 0), (["presume"], PRESUMED, 100),
+        (["presume", "settle"], SETTLED, 30), (["presume", "void"], VOID, 0), (["presume", "presume"], PRESUMED, 100),
+        (["settle", "void"], SETTLED, 30), (["settle", "presume"], SETTLED, 30), (["void", "settle"], VOID, 0),
+        (["void", "presume"], VOID, 0), (["presume", "settle", "void"], SETTLED, 30),
+    ],
+)  # fmt: skip
+def test_the_table_of_states(words: list[str], state: str, charged: int) -> None:
+    """ledger.md section 3, each pair; balances are the sum of the rows after each."""
+    book = held()
+    for word in words:
+        if word == "settle":
+            settle.settle(book, 1.0, "c1/1", {"nusd": 30}, exchange("c1", 30), ())
+        elif word == "void":
+            settle.void(book, 1.0, "c1/1")
+        else:
+            settle.presume(book, 1.0, "c1/1")
+    hold = book.hold("c1/1")
+    assert hold is not None and (state, charged) == (hold.state, hold.charged["nusd"])
+    assert charged == book.account("run/R/nusd").spent
+    assert [] == audit(book, book.dirty.rows)
+
+
+def test_each_end_is_a_row_on_every_account() -> None:
+    """P5 and I5: every change is a row, on all accounts of the unit."""
+    book = held(charge("run/R/nusd", 100), charge("run/P/nusd", 100))
+    settle.presume(book, 1.0, "c1/1")
+    settle.void(book, 2.0, "c1/1")
+    rows = [(row.account, row.kind, row.delta) for row in book.dirty.rows]
+    assert [
+        (f"run/{run}/nusd", kind, delta) for kind, delta in (("presumed", 100), ("trueup", -100)) for run in "RP"
+    ] == rows
+
+
+def test_an_unknown_attempt_has_no_end() -> None:
+    """void and presume of nothing report nothing."""
+    assert None is settle.void(Book("i"), 0.0, "c9/1")
+
+
+def test_a_settle_without_its_hold_is_still_listed() -> None:
+    """A reservation that was never granted, or left the file: the call stands in the journal, once."""
+    book = Book("i")
+    for _ in range(2):
+        assert None is settle.settle(book, 0.0, "c1/1", {"nusd": 5}, exchange("c1", 5), ()).charged
+    assert ["run", "call"] == [entry.kind for entry in book.dirty.journal]
+
+
+def test_a_sweep_takes_a_bounded_number() -> None:
+    """A batch stays short: 500 holds in one sweep, the rest in the next."""
+    book = Book("i")
+    for number in range(settle.SWEEP_MOST + 7):
+        engine.reserve(book, 0.0, order(f"c{number:04}", charge(limit=None), deadline_at=10.0))
+    assert [settle.SWEEP_MOST, 7, 0] == [settle.expire(book, 11.0, 600.0) for _ in range(3)]
+    assert not any(hold.state == HELD for hold in book.holds.values())
+
+
+def test_a_dead_instance_is_buried_once() -> None:
+    """Its holds are charged, nobody else's; a second burial finds nothing (I9)."""
+    book = held()
+    assert [0, 1, 0] == [settle.bury(book, 1.0, instance) for instance in ("other", "i", "i")]
+    assert 100 == book.account("run/R/nusd").spent

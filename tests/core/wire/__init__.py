@@ -1,0 +1,1 @@
+"""Tests of what dialects share; the tree mirrors gateway/core/wire/."""
