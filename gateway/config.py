@@ -170,7 +170,7 @@ class Settings(Table):
                 limit=b.usd,
                 most=b.usd if b.max_usd is None else b.max_usd,
                 clamp=b.clamp,
-                shadow=b.mode == "shadow",
+                mode="shadow" if b.mode == "shadow" else "strict",
             )
             for b in self.budgets
         ]

@@ -31,7 +31,7 @@ from tests.walking import (
 )
 
 TIGHT = "0.0006"  # a call of `chat()` without a limit gets some hundreds of tokens
-SHADOW = (Budget("shown", DOLLAR // 1000, DOLLAR // 1000, shadow=True),)
+SHADOW = (Budget("shown", DOLLAR // 1000, DOLLAR // 1000, mode="shadow"),)
 SLACK = (Budget("slack", DOLLAR // 1000, DOLLAR // 1000, clamp=False),)
 
 

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
+from gateway.core.windows import Calendar
+
 NUSD = 1_000_000_000
 
 # --------------------------------------------------------------------------- who and where
@@ -281,15 +283,31 @@ class Exchange(Struct):
 
 
 Unit = Literal["nusd", "calls", "tool_calls", "tokens", "seconds", "inflight"]
+# Counted when they have happened, held never: what a model will emit, and how long a call will take, nobody can hold.
+COUNTED: frozenset[str] = frozenset({"tool_calls", "seconds"})
+
+
+class Mark(Struct, frozen=True):
+    """Thresholds of one budget: each is recorded once for an account, on what is spent, not on what is held."""
+
+    budget: str
+    limit: int
+    at: tuple[tuple[str, int], ...]  # as the operator spelled it, and in per mille: ("0.5", 500)
 
 
 class Charge(Struct, frozen=True):
     """Hold up to `want` on `account`, refuse below `least`. All charges of one unit are granted the same amount.
 
-    account: `kind/name/unit[/window]`, e.g. run/R/nusd, agent/research/nusd/2026-11-20; names hold no slash.
+    account: `kind/name/unit`, e.g. run/R/nusd, agent/research/calls, global/all/nusd; names hold no slash. With a
+    `window` the store adds `/label` by its own clock: agent/research/nusd/2026-11-20.
     limit: None counts without limiting. most: how far an operator may have raised it (`max_usd`).
     lower: a caller's limit header; the lowest ever seen for the account stays.
     share: the caller gave no output limit: at most 1/w of what is free while w calls wait or are in flight.
+    part: per mille of what is free that one call may hold (`share` of a budget).
+    last: a call that doesn't fit beside the reserve of one more is granted once, as the last (`on_exceed`).
+    degrade: the model to ask instead when this charge is refused. expected: may be held at the learned output.
+    Units in COUNTED are held at nothing: tool_calls are refused once more than `limit` were emitted, seconds once
+    `limit` of them have passed.
     """
 
     account: str
@@ -300,6 +318,12 @@ class Charge(Struct, frozen=True):
     most: int | None = None
     lower: int | None = None
     share: bool = False
+    part: int = 1000
+    window: Calendar | None = None
+    last: bool = False
+    degrade: str | None = None
+    expected: bool = False
+    marks: tuple[Mark, ...] = ()
 
 
 class Balance(Struct, frozen=True):
@@ -358,6 +382,7 @@ class Run(Struct):
     last_outcome: str = ""  # of its latest call: decides the outcome at the idle end
     last_finish: str | None = None
     open_tools: int = 0  # tool calls of the latest answer that no result closed
+    capped: tuple[str, ...] = ()  # units that /limits, or POST /api/runs, limited on this run
 
 
 class Order(Struct, frozen=True):
@@ -373,6 +398,7 @@ class Order(Struct, frozen=True):
     gates: tuple[str, ...] = ()  # accounts that only need to be open (kill switches): run/R, agent/A, user/U, global
     about: tuple[str, str, str, str, bool] = ("", "", "", "", False)  # dialect, provider, operation, model, stream:
     # all that is known of a call whose process dies before settle
+    sizes: dict[str, tuple[int, int]] = {}  # unit -> (want, least): for limits that /limits set on the run or a parent
 
 
 class Reservation(Struct, frozen=True):
@@ -381,7 +407,8 @@ class Reservation(Struct, frozen=True):
     id: str
     step: int
     granted: dict[str, int]  # unit -> amount, the same on every account of that unit
-    balances: tuple[Balance, ...]  # after the hold, one per charge
+    balances: tuple[Balance, ...]  # after the hold, one per charge; the run's own dollars first
+    last: str = ""  # the account whose last call this is (`on_exceed = "last_call"`)
 
 
 class Denied(Struct, frozen=True):
@@ -389,10 +416,14 @@ class Denied(Struct, frozen=True):
 
     account: str
     unit: str
-    reason: Literal["limit", "closed", "busy", "gone"]  # closed: killed; gone: the caller left while waiting
+    # closed: killed; gone: the caller left while waiting; stale: the order knows less of its run than the ledger does
+    # (parent, agent or user, told through another process): ask for the run, and order again
+    reason: Literal["limit", "closed", "busy", "gone", "stale"]
     balance: Balance | None = None
     needed: int = 0
-    why: str = ""  # the reason that was given to /kill
+    why: str = ""  # the reason that was given to /kill; or that the account's last call was used up
+    resets_at: float | None = None  # end of the account's window
+    degrade: str | None = None  # the model that the refusing budget names instead
 
 
 class Settled(Struct, frozen=True):
@@ -461,7 +492,9 @@ Verdict = Grant | Pending | Refusal
 # --------------------------------------------------------------------------- journal
 
 
-EntryKind = Literal["run", "call", "amend", "end", "kill", "resume", "limit", "correct", "feedback", "transition"]
+EntryKind = Literal[
+    "run", "call", "amend", "end", "kill", "resume", "limit", "threshold", "gate", "correct", "feedback", "transition"
+]
 
 
 class Entry(Struct, frozen=True):

@@ -7,12 +7,14 @@ unless the operator said otherwise; a cost that can't be bounded is never let th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from msgspec import Struct
 from pydantic import BaseModel, ConfigDict
 
 from gateway.core.quote import Ask
-from gateway.core.types import Charge, Exchange, Refusal
+from gateway.core.types import Charge, Exchange, Refusal, Unit
+from gateway.core.windows import Calendar
 
 
 class Config(BaseModel):
@@ -22,14 +24,29 @@ class Config(BaseModel):
 
 
 class Budget(Struct, frozen=True):
-    """One `[[budgets]]` of scope run; amounts in nano-dollars. `most`: how far /limits may raise it. A shadow budget
-    is shown, and neither clamps nor refuses."""
+    """One unit of one `[[budgets]]`; amounts in nano-dollars, or in the unit's own numbers.
+
+    `most`: how far /limits may raise it. A shadow budget is shown, and neither clamps nor refuses. An `expected` one
+    may hold what its run has learned instead of the worst case.
+    """
 
     name: str
     limit: int
     most: int
     clamp: bool = True
-    shadow: bool = False
+    scope: str = "run"  # run | agent:* | agent:NAME | user:* | user:NAME | key:* | key:NAME | global
+    unit: Unit = "nusd"
+    window: Calendar | None = None  # None: per run
+    mode: Literal["strict", "expected", "shadow"] = "strict"
+    on_exceed: Literal["stop", "last_call", "degrade"] = "stop"
+    degrade_to: str | None = None
+    alert_at: tuple[tuple[str, int], ...] = ()  # as the operator spelled it, and in per mille: ("0.5", 500)
+    part: int = 1000  # per mille of what is free that one call may hold
+
+    @property
+    def shadow(self) -> bool:
+        """Is it only watched?"""
+        return self.mode == "shadow"
 
 
 class RunBudgets:

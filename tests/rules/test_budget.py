@@ -17,7 +17,7 @@ SAME: dict[str, Any] = dict.fromkeys(CLASSES, 1)
 CARD = RateCard("m", "p", Rates(**SAME))
 PRICED = Quote(card=CARD, want=100, least=40, share=True)
 TEN, FIVE = Budget("ten", 10, 20), Budget("five", 5, 5)
-SHOWN = Budget("shown", 1, 1, shadow=True)
+SHOWN = Budget("shown", 1, 1, mode="shadow")
 
 
 def ask(quote: Quote = PRICED, ancestors: tuple[str, ...] = (), limit: int | None = None, model: str = "m") -> Ask:
@@ -92,7 +92,7 @@ def test_clamping_is_the_binding_budgets_word():
     """Default yes; the budget in force may switch it off."""
     assert RunBudgets(()).clamps and RunBudgets([TEN]).clamps
     assert not RunBudgets([Budget("b", 1, 1, clamp=False), TEN]).clamps
-    assert RunBudgets([Budget("b", 1, 1, clamp=False, shadow=True), TEN]).clamps
+    assert RunBudgets([Budget("b", 1, 1, clamp=False, mode="shadow"), TEN]).clamps
 
 
 def test_the_section_has_no_settings():

@@ -35,6 +35,9 @@ class Account(Struct):
     limit: int | None = None  # in force at the last look
     closed: str | None = None  # the reason given to /kill
     asked: int | None = None  # the lowest limit that a caller ever sent: the same one again changes nothing
+    last: str | None = None  # the order that was granted as the last one
+    marks: str = ""  # thresholds that were recorded, as `budget@0.5` with blanks between
+    ends_at: float | None = None  # end of its window; None: it has none
 
     def balance(self) -> Balance:
         """What a reader may know of it."""

@@ -20,7 +20,7 @@ import msgspec
 from gateway.core.ledger.book import Account, Book, Dirty, Hold, Row, Written
 from gateway.core.types import Entry, Finding, Run
 
-ROWS_MOST: Final = 64  # rows that one statement writes; nine columns stay below SQLite's oldest limit of 999 values
+ROWS_MOST: Final = 64  # rows that one statement writes; 13 columns stay below SQLite's oldest limit of 999 values
 APPLICATION_ID: Final = 0x4D425831  # "MBX1": tells our files from other SQLite databases
 
 _FIRST: Final = """
@@ -96,7 +96,21 @@ CREATE TABLE content (hash BLOB PRIMARY KEY, first_call TEXT NOT NULL, at REAL N
     WITHOUT ROWID;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST,)
+# Units, windows and several processes. last: the order that used the account's last call; marks: thresholds that were
+# recorded; ends_at: end of its window. parked: who waits, in all processes; a ticket is a place in line.
+_SECOND: Final = """
+ALTER TABLE account ADD COLUMN last TEXT;
+ALTER TABLE account ADD COLUMN marks TEXT NOT NULL DEFAULT '';
+ALTER TABLE account ADD COLUMN ends_at REAL;
+CREATE TABLE parked (
+    account TEXT NOT NULL,
+    ticket INTEGER NOT NULL,
+    instance TEXT NOT NULL,
+    PRIMARY KEY (account, ticket)
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SECOND)
 VERSION: Final = len(MIGRATIONS)
 
 PUT_META: Final = "INSERT OR REPLACE INTO meta VALUES ('last_now', ?)"
@@ -107,7 +121,7 @@ END_LEASES: Final = (  # an instance is forgotten once nothing is held in its na
 
 # Head of each writing statement, columns of a row, tail. A batch writes many rows with one statement: every step
 # lets go of the interpreter lock, and getting it back from a busy loop is what takes long.
-INTO_ACCOUNT: Final = ("INSERT OR REPLACE INTO account VALUES ", 10, "")
+INTO_ACCOUNT: Final = ("INSERT OR REPLACE INTO account VALUES ", 13, "")
 INTO_RESERVATION: Final = (
     "INSERT INTO reservation VALUES ",
     8,

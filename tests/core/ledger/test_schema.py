@@ -60,5 +60,7 @@ def test_the_file_itself_refuses_nonsense() -> None:
     """I7 in the tables: a balance below zero can't be written."""
     connection = a_file()
     with pytest.raises(sqlite3.IntegrityError):
-        connection.execute("INSERT INTO account VALUES ('a', -1, 0, 0, 0, 0, NULL, NULL, NULL, NULL)")
+        connection.execute(
+            "INSERT INTO account (name, spent, held, open, overrun, lowered) VALUES ('a', -1, 0, 0, 0, 0)"
+        )
     connection.close()
