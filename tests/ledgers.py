@@ -5,6 +5,7 @@ Invariant: plain builders with the smallest defaults that are legal; a kill is a
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -83,3 +84,15 @@ def killed(folder: Path, into: Path) -> Path:
     """The files as kill -9 would leave them now: a copy, in which nobody holds a lock."""
     shutil.copytree(folder, into, ignore=shutil.ignore_patterns("*-shm"))
     return into
+
+
+def balance(store: SqliteStore, account: str = "run/R/nusd") -> tuple[int, int]:
+    """(spent, held) of an account as it lies on disk."""
+    found = store.reading().account(account)
+    return (0, 0) if found is None else (found.spent, found.held)
+
+
+async def failing(store: SqliteStore) -> None:
+    """Returns once admission is closed: the thread tells nobody, so it is asked."""
+    while store.failed() is None:  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(0.001)

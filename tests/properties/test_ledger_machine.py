@@ -37,7 +37,7 @@ LONG = bool(os.environ.get("METERBOX_TEST_LONG"))
 class Inline(SqliteStore):
     """The same store without its thread: each operation is a batch of its own, carried out where it is asked.
 
-    tests/stores/test_sqlite.py has the thread; here nothing may depend on when it gets its turn.
+    tests/stores/sqlite/test_store.py has the thread; here nothing may depend on when it gets its turn.
     """
 
     async def open(self) -> None:

@@ -13,94 +13,37 @@ it is. What never enters: a decision about money (core.ledger), a network file s
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import queue
 import sqlite3
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
-from urllib.parse import quote
 
 from gateway.core.errors import ConfigError, MeterboxError, StoreFailed
 from gateway.core.ledger import engine, schema, settle
 from gateway.core.ledger.audit import audit, book_of_tables
 from gateway.core.ledger.book import Book
 from gateway.core.ledger.desk import Desk, Op, Patience, Window, tell
-from gateway.core.ledger.ground import ADVICE, complaint_on_file, complaint_on_mount, damaged
 from gateway.core.ledger.reading import SqlReading, SqlShelf
+from gateway.stores.sqlite.file import connect, refuse_bad_file, refuse_bad_ground
+from gateway.stores.sqlite.lock import FairLock, take
 
 T = TypeVar("T")
+Chore = Callable[[Callable[..., sqlite3.Cursor], float], bool]  # (execute, now); True: there is more to do
 
 BATCH_MOST: Final = 64
 QUEUE_MOST: Final = 20_000  # operations that wait for the thread
 KEPT_MOST: Final = 10_000  # settles that wait for a store that fails; what is lost beyond is presumed at its hold
 CACHE_MOST: Final = 8_192  # rows of one kind in memory before those at rest are let go
-LOCK_TRIES, LOCK_PAUSE_S = 400, 0.005  # 2 s in all, then admission closes
 BUSY, GATHER_S = 3, 0.0005  # after a batch of so many the next one waits for company: a transaction has its own price
 SWEEP_S, PARKED_SWEEP_S = 1.0, 0.1  # the latter while orders wait: their patience ends on time
+CHORE_S, MORE_CHORES_S = 1.0, 0.1  # between two rounds of housekeeping; the latter while there is more to do
 LEASE_S, RENEW_S, MADE = 30.0, 10.0, "made"
 CHECKPOINT_EVERY, CHECK_MOST_BYTES = 100, 64 * 2**20  # batches; a larger file is checked while it serves
-
-
-def _refuse_bad_ground(lock_file: Path) -> None:
-    """Raises ConfigError where locks can't be relied on. The caller holds the lock."""
-    folder = lock_file.parent.resolve()
-    mounts = Path("/proc/mounts")
-    said = mounts.read_text("utf-8", "replace") if mounts.exists() else ""
-    if (complaint := complaint_on_mount(said, str(folder))) is not None:
-        raise ConfigError(complaint)
-    if _take(lock_file) is not None:
-        raise ConfigError(f"{folder} does not honour flock: a lock that is held could be taken again; {ADVICE}")
-
-
-def _take(lock_file: Path) -> int | None:
-    """Locks a file for as long as the descriptor lives; None if somebody else holds it."""
-    lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    file = f"file:{quote(str(path))}?mode={mode}"
-    return sqlite3.connect(file, 5.0, 0, None, False, cached_statements=512, uri=True)
-
-
-def _refuse_bad_file(path: Path, check: bool) -> None:
-    """Raises StoreFailed for a file that isn't ours, is newer than we are, or is damaged. Opens it read-only."""
-    try:
-        with closing(_connect(path, "ro")) as connection:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            ours = connection.execute("PRAGMA application_id").fetchone()[0]
-            rows = connection.execute("PRAGMA quick_check(3)").fetchall() if check else [("ok",)]
-    except sqlite3.Error as error:
-        raise StoreFailed(damaged(str(path), str(error))) from error
-    said = "; ".join(str(row[0]) for row in rows)
-    if (complaint := complaint_on_file(str(path), ours, version, said)) is not None:
-        raise StoreFailed(complaint)
-
-
-@contextmanager
-def _locked(lock: int, pause: threading.Event) -> Iterator[None]:
-    """Holds ledger.lock. Raises OSError if it wasn't free within 2 s."""
-    for _ in range(LOCK_TRIES):
-        with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        pause.wait(LOCK_PAUSE_S)
-    else:
-        raise OSError("ledger.lock was not free within 2 s: another process holds it")
-    try:
-        yield
-    finally:
-        fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 class SqliteStore(Desk):
@@ -113,6 +56,7 @@ class SqliteStore(Desk):
         self.path = path
         self.instance = new_id("ins")
         self.idle_s = idle_s
+        self.chores: list[Chore] = []  # short steps of housekeeping, each in a transaction of its own under the lock
         self._now = now
         self._full = durability == "power_loss"
         self._inbox: queue.SimpleQueue[Op | None] = queue.SimpleQueue()
@@ -120,11 +64,12 @@ class SqliteStore(Desk):
         self._why: str | None = "the store is not open"
         self._damaged: str | None = None
         self._pause = threading.Event()
-        self._swept_at = self._renewed_at = self._beat_at = float("-inf")
-        self._locks: list[int] = []  # descriptors to close at the end
+        self._chores_at = self._swept_at = self._renewed_at = self._beat_at = float("-inf")
+        self._locks = ExitStack()  # lets go of ledger.lock and of our own lock
         self._readers: list[sqlite3.Connection] = []
         self._open, self._unsynced, self._busy = False, False, False
         self._time, self._batches, self._version = 0.0, 0, -1
+        self._more = False  # chores are left over
 
     async def open(self) -> None:
         """Checks ground and file, charges the holds of dead instances, starts the thread. Raises ConfigError where this
@@ -171,12 +116,12 @@ class SqliteStore(Desk):
 
     def reading(self) -> SqlReading:
         """A reader with a connection of its own, for one thread; open until the store closes."""
-        self._readers.append(_connect(self.path, "ro"))
+        self._readers.append(connect(self.path, "ro"))
         return SqlReading(self._query_over(self._readers[-1]))
 
     def audit(self) -> list[str]:
         """What is wrong with the balances as they are on disk at one instant; reads all of it, from any thread."""
-        with closing(_connect(self.path, "ro")) as connection:
+        with closing(connect(self.path, "ro")) as connection:
             connection.execute("BEGIN")
             return audit(*book_of_tables(self._query_over(connection)))
 
@@ -198,7 +143,7 @@ class SqliteStore(Desk):
         try:
             self._begin()
         except Exception as error:  # noqa: BLE001 - whatever it is, `open` raises it
-            self._let_go()
+            self._locks.close()
             failed = error if isinstance(error, MeterboxError) else StoreFailed(f"can't open {self.path}: {error}")
             failed.__cause__ = None if failed is error else error
             self._tell([(self._ready, failed)])
@@ -210,19 +155,21 @@ class SqliteStore(Desk):
             ops, more = self._gather()
             going = going and more
             self._turn(ops)
+            self._do_chores()
         self._finish()
         self._tell([(self._ended, None)])
 
     def _begin(self) -> None:
         lock_file, self._instances = self.path.with_suffix(".lock"), self.path.with_suffix(".instances")
         self._instances.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._locks.append(os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        with _locked(self._locks[0], self._pause):
-            _refuse_bad_ground(lock_file)
+        self._lock = FairLock(lock_file)
+        self._locks.callback(self._lock.close)
+        with self._lock.held():
+            refuse_bad_ground(lock_file)
             size = self.path.stat().st_size if self.path.exists() else 0
             if size or (self.path.exists() and (self._instances / MADE).exists()):  # it was not empty once
-                _refuse_bad_file(self.path, size <= CHECK_MOST_BYTES)
-            self._connection = _connect(self.path, "rwc")
+                refuse_bad_file(self.path, size <= CHECK_MOST_BYTES)
+            self._connection = connect(self.path, "rwc")
             self._settle_in()
         if size > CHECK_MOST_BYTES:
             threading.Thread(target=self._check, name="ledger-check", daemon=True).start()
@@ -242,10 +189,11 @@ class SqliteStore(Desk):
             self._time = (execute("SELECT value FROM meta WHERE name = 'last_now'").fetchone() or (0.0,))[0]
             self._renew(self._tick())
         (self._instances / MADE).touch()
-        mine = _take(self._instances / f"{self.instance}.lock")
-        self._locks += [mine] if mine is not None else []
+        mine = take(self._instances / f"{self.instance}.lock")
+        if mine is not None:
+            self._locks.callback(os.close, mine)
         for file in sorted(self._instances.glob("*.lock")):
-            lock = _take(file)
+            lock = take(file)
             if lock is not None:
                 self._bury(file.stem)
                 file.unlink()
@@ -261,14 +209,14 @@ class SqliteStore(Desk):
 
     def _check(self) -> None:
         try:
-            _refuse_bad_file(self.path, True)
+            refuse_bad_file(self.path, True)
         except StoreFailed as error:
             self._damaged = str(error)
 
     def _gather(self) -> tuple[list[Op], bool]:
         """What is queued, up to a batch; waits for the first, but not past the next sweep. False: close was asked."""
         ops: list[Op] = []
-        patience = PARKED_SWEEP_S if self._window.book.line.parked else SWEEP_S
+        patience = PARKED_SWEEP_S if self._window.book.line.parked or self._more else SWEEP_S
         with suppress(queue.Empty):
             op = self._inbox.get(timeout=patience)
             self._pause.wait(GATHER_S if self._busy else 0)
@@ -331,11 +279,24 @@ class SqliteStore(Desk):
             self._write()
         self._window.book.trim(CACHE_MOST)
 
+    def _do_chores(self) -> None:
+        """Housekeeping between two batches. What fails leaves nothing behind and is tried again in the next round."""
+        every = MORE_CHORES_S if self._more else CHORE_S
+        if not self.chores or self._why is not None or abs((wall := self._now()) - self._chores_at) < every:
+            return
+        self._chores_at, self._more = wall, False
+        for chore in self.chores:
+            with suppress(OSError, sqlite3.Error), self._transaction() as execute:
+                before = self._connection.total_changes
+                self._more = chore(execute, self._tick()) or self._more
+                if self._connection.total_changes != before:  # rows that the book has in mind may be gone
+                    self._window.book.drop()
+
     @contextmanager
     def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
         """ledger.lock around BEGIN IMMEDIATE ... COMMIT, and a checkpoint now and then."""
         execute = self._connection.execute
-        with _locked(self._locks[0], self._pause):
+        with self._lock.held():
             self._beat = self._unsynced and abs(self._now() - self._beat_at) >= SWEEP_S and not self._full
             if self._beat:
                 execute("PRAGMA synchronous=FULL")
@@ -389,12 +350,8 @@ class SqliteStore(Desk):
         self._refuse([op.reply for op in self._kept] + self._window.throw_away((), ()))
         with suppress(OSError, sqlite3.Error):  # else the next start charges what we still hold
             self._bury(self.instance)
-            with _locked(self._locks[0], self._pause):
+            with self._lock.held():
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 self._connection.close()
             (self._instances / f"{self.instance}.lock").unlink()
-        self._let_go()
-
-    def _let_go(self) -> None:
-        while self._locks:
-            os.close(self._locks.pop())
+        self._locks.close()

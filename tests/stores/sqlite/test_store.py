@@ -14,23 +14,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.core.errors import ConfigError, StoreFailed
-from gateway.core.ledger import schema
+from gateway.core.errors import StoreFailed
 from gateway.core.types import Denied, Exchange, Reservation, Usage
-from gateway.stores import sqlite as module
 from gateway.stores.sqlite import SqliteStore
+from gateway.stores.sqlite import store as module
+from gateway.stores.sqlite.lock import take
 from tests.fakes import FakeClock
-from tests.ledgers import charge, exchange, killed, opened, order, spend, sqlite
+from tests.ledgers import balance, charge, exchange, failing, killed, opened, order, spend, sqlite
 
-ROOT = Path(__file__).resolve().parents[2]
-PURSE = "run/R/nusd"
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -38,20 +37,9 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-def balance(store: SqliteStore, account: str = PURSE) -> tuple[int, int]:
-    found = store.reading().account(account)
-    return (0, 0) if found is None else (found.spent, found.held)
-
-
 def big_refusal(number: int) -> Exchange:
     """A call that needs new pages in the file."""
     return exchange(f"c{number}", 0, "refused", warning="x" * 100_000)
-
-
-async def failing(store: SqliteStore) -> None:
-    """Returns once admission is closed: the thread tells nobody, so it is asked."""
-    while store.failed() is None:  # noqa: ASYNC110 - there is no event to wait for
-        await asyncio.sleep(0.001)
 
 
 # --------------------------------------------------------------------------- crash and restart
@@ -320,21 +308,19 @@ async def test_too_many_operations_are_turned_away(
 
 @contextmanager
 def _foreign_lock(folder: Path) -> Iterator[None]:
-    lock = module._take(folder / "ledger.lock")
+    lock = take(folder / "ledger.lock")
     while lock is None:
-        lock = module._take(folder / "ledger.lock")
+        lock = take(folder / "ledger.lock")
     try:
         yield
     finally:
         os.close(lock)
 
 
-async def test_a_stuck_lock_holder_closes_admission(
-    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stuck_lock_holder_closes_admission(tmp_path: Path, clock: FakeClock) -> None:
     """Lock not got in time: 503, settles kept; when it is free again, all goes on."""
-    monkeypatch.setattr(module, "LOCK_TRIES", 5)
     async with opened(sqlite(tmp_path, clock)) as store:
+        store._lock.wait_s = 0.02
         await store.reserve(order("c1", charge(want=700)))
         with _foreign_lock(tmp_path):
             settle = asyncio.ensure_future(store.settle("c1/1", {"nusd": 70}, exchange("c1", 70)))
@@ -365,113 +351,6 @@ async def test_wild_numbers_and_half_letters_do_not_stop_a_settle(tmp_path: Path
         assert 70 == (await store.settle("c1/1", {"nusd": 70}, wild)).charged
         (call,), _ = store.reading().calls("R")
         assert ("a?b", 70) == (call.finish_reason, call.cost_nusd)
-
-
-# --------------------------------------------------------------------------- what it may stand on
-
-
-async def test_a_damaged_file_is_named_and_left_as_it_is(tmp_path: Path, clock: FakeClock) -> None:
-    """Never replaced, never changed, and the message says what to do (issue: corrupt database)."""
-    async with opened(sqlite(tmp_path, clock)) as store:
-        for n in range(50):
-            await spend(store, f"c{n}", 1)
-    file = tmp_path / "ledger.db"
-    whole = file.read_bytes()
-    for damage in (whole[:4096] + b"\xff" * 4096 + whole[8192:], b"not a database at all" * 100, whole[:9000]):
-        file.write_bytes(damage)
-        with pytest.raises(StoreFailed, match="left as it is") as told:
-            await sqlite(tmp_path, clock).open()
-        assert str(file) in str(told.value)
-        assert damage == file.read_bytes()
-
-
-async def test_damage_in_the_log_never_reaches_the_balances(tmp_path: Path, clock: FakeClock) -> None:
-    """A torn tail of the write-ahead log is cut: what remains is a state that once was, and sums up."""
-    async with opened(sqlite(tmp_path / "a", clock)) as store:
-        for n in range(20):
-            await spend(store, f"c{n}", 10)
-        for cut in (1, 24, 4096, 10_000, 33_333):
-            after = killed(tmp_path / "a", tmp_path / f"b{cut}")
-            log = after / "ledger.db-wal"
-            log.write_bytes(log.read_bytes()[:-cut])
-            async with opened(sqlite(after, clock)) as again:
-                assert [] == again.audit()
-                spent, held = balance(again)  # what was held at the cut is charged whole
-                assert spent <= 300 and 0 == held
-
-
-async def test_a_newer_schema_is_refused_with_the_reason(tmp_path: Path, clock: FakeClock) -> None:
-    """An older program doesn't touch what it doesn't know."""
-    async with opened(sqlite(tmp_path, clock)):
-        pass
-    with sqlite3.connect(tmp_path / "ledger.db") as file:
-        file.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
-    file.close()
-    with pytest.raises(StoreFailed, match="newer Meterbox"):
-        await sqlite(tmp_path, clock).open()
-
-
-async def test_a_foreign_database_is_refused(tmp_path: Path, clock: FakeClock) -> None:
-    """A database of another program is no ledger."""
-    with sqlite3.connect(tmp_path / "ledger.db") as file:
-        file.execute("CREATE TABLE album (title)")
-    file.close()
-    with pytest.raises(StoreFailed, match="not a Meterbox ledger"):
-        await sqlite(tmp_path, clock).open()
-
-
-async def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, clock: FakeClock) -> None:
-    """Read-only state folder: StoreFailed with the path, no traceback."""
-    folder = tmp_path / "ro"
-    folder.mkdir()
-    folder.chmod(0o500)
-    dropped = os.geteuid() == 0
-    if dropped:
-        os.chown(folder, 65534, 65534)
-        for parent in (tmp_path, *list(tmp_path.parents)[:3]):
-            parent.chmod(0o755)
-        os.seteuid(65534)
-    try:
-        with pytest.raises(StoreFailed, match="ro"):
-            await sqlite(folder / "state", clock).open()
-        with pytest.raises(StoreFailed, match="ro"):
-            await sqlite(folder, clock).open()
-    finally:
-        if dropped:
-            os.seteuid(0)
-        folder.chmod(0o700)
-
-
-async def test_a_folder_that_ignores_flock_is_refused(
-    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A lock that can be had twice is none."""
-    monkeypatch.setattr(fcntl, "flock", lambda lock, how: None)
-    with pytest.raises(ConfigError, match="does not honour flock"):
-        await sqlite(tmp_path, clock).open()
-
-
-async def test_a_big_file_is_checked_beside_the_serving(
-    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Above 64 MB the start doesn't wait; a failure closes admission for good."""
-    async with opened(sqlite(tmp_path, clock)) as store:
-        for n in range(200):
-            await spend(store, f"c{n}", 1)
-    file = tmp_path / "ledger.db"
-    raw = bytearray(file.read_bytes())
-    with sqlite3.connect(file) as connection:
-        page = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'journal_run'").fetchone()[0]
-    connection.close()
-    raw[(page - 1) * 4096 : page * 4096] = b"\x00" * 4096
-    file.write_bytes(raw)
-    with pytest.raises(StoreFailed, match="damaged"):
-        await sqlite(tmp_path, clock).open()
-    monkeypatch.setattr(module, "CHECK_MOST_BYTES", 1000)
-    async with opened(sqlite(tmp_path, clock)) as store:
-        await failing(store)
-        with pytest.raises(StoreFailed, match="damaged"):
-            await store.reserve(order("d1"))
 
 
 async def test_nothing_is_served_before_open(tmp_path: Path, clock: FakeClock) -> None:
@@ -547,12 +426,34 @@ async def test_the_end_of_an_answer_waits_for_its_settlement_only_so_long(tmp_pa
         assert (40, 0) == balance(store)
 
 
-async def test_a_ledger_that_lost_all_its_bytes_is_not_taken_as_new(tmp_path: Path, clock: FakeClock) -> None:
-    """An emptied file is named and left as it is: what was spent is not forgotten in silence."""
-    async with opened(sqlite(tmp_path / "a", clock)) as store:
-        await spend(store, "c1", 100)
-        path = store.path
-    path.write_bytes(b"")
-    with pytest.raises(StoreFailed, match="not a Meterbox ledger"):
-        await sqlite(tmp_path / "a", clock).open()
-    assert b"" == path.read_bytes()
+# --------------------------------------------------------------------------- chores
+
+
+async def test_chores_are_done_between_batches(tmp_path: Path, clock: FakeClock) -> None:
+    """Each in a transaction of its own, again soon while there is more to do; what it changed is read anew."""
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    left = [2, 1, 0]
+
+    def forgets(execute: Callable[..., sqlite3.Cursor], now: float) -> bool:
+        assert clock.at <= now
+        execute("UPDATE account SET closed = ? WHERE name = 'run/R'", (f"chore {left[0]}",))
+        more = left.pop(0) > 0
+        loop.call_soon_threadsafe(done.set)
+        return more
+
+    def fails(execute: Callable[..., sqlite3.Cursor], now: float) -> bool:
+        execute("UPDATE account SET closed = 'never' WHERE name = 'run/R'")
+        raise sqlite3.OperationalError("no room")
+
+    async with opened(sqlite(tmp_path, clock)) as store:
+        await store.close_account("run/R", "why")
+        store.chores += [forgets, fails]
+        while left:
+            clock.advance(0.2 if left[0] < 2 else 1.0)
+            await store.run("R")
+            await asyncio.wait_for(done.wait(), 5)
+            done.clear()
+        denied = await store.reserve(order("c1", gates=("run/R",)))
+        assert isinstance(denied, Denied) and "chore 0" == denied.why
+        assert store.failed() is None

@@ -1,0 +1,1 @@
+"""Claims about the SQLite store: its thread, its file, its lock."""
