@@ -7,13 +7,13 @@ nano-dollars per million tokens ($2.5/M = 2_500_000_000). What never enters: flo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
-from gateway.core.types import Hosted, Size, Usage
+from gateway.core.types import Size, Usage
 
 MTOK = 1_000_000
 # Multipliers are per mille (1.1x = 1100), so that the sum of tokens * rate * multiplier stays an integer.
@@ -197,8 +197,8 @@ def _served(card: RateCard, tier: str | None, speed: str | None) -> Rates:
 # --------------------------------------------------------------------------- what it may cost
 
 
-class _Terms(Struct, frozen=True):
-    """A request's part of the bound, without its output limit."""
+class Terms(Struct, frozen=True):
+    """A request's part of the bounds, without its output limit: the same for every limit that is tried."""
 
     ceiling: Rates
     input_tokens: int
@@ -215,18 +215,17 @@ class _Terms(Struct, frozen=True):
 
 def bound(card: RateCard, size: Size, input_tokens: int, output_tokens: int) -> int:
     """The most that a request can cost: dearest class it may be billed at, every hosted use, every choice."""
-    return _total(_terms(card, size, input_tokens), 0 if size.embeds else output_tokens)
+    return cost_bound(terms_of(card, size, input_tokens), 0 if size.embeds else output_tokens)
 
 
-def affords(card: RateCard, size: Size, input_tokens: int, purse_nusd: int) -> int:
-    """The largest output limit per choice whose bound fits into the purse; 0: none does."""
-    terms = _terms(card, size, input_tokens)
-    if _total(terms, 1) > purse_nusd:
+def affords(terms: Terms, purse: int, bound_of: Callable[[Terms, int], int]) -> int:
+    """The largest output limit per choice whose bound (`cost_bound` or `token_bound`) fits the purse; 0: none does."""
+    if bound_of(terms, 1) > purse:
         return 0
     low, high = 1, MOST_OUTPUT
     while low < high:
         middle = (low + high + 1) // 2
-        if _total(terms, middle) <= purse_nusd:
+        if bound_of(terms, middle) <= purse:
             low = middle
         else:
             high = middle - 1
@@ -238,26 +237,27 @@ def unbounded(size: Size, card: RateCard, caps_allowed: bool = False) -> str | N
 
     caps_allowed: the caller writes HOSTED_CAP into the request for tools that have no cap of their own.
     """
-    if card.context_window is None and (size.other_media or size.unseen):
-        what = "media of unknown length" if size.other_media else "input that is not in the request"
-        return f"it holds {what}, and the context window of {card.model} is unknown"
+    why = endless(size, card, caps_allowed)
+    if why is not None:
+        return why
     for tool in size.hosted:
-        why = _open_ended(card, tool, caps_allowed)
-        if why is not None:
-            return why
-    if "deep-research" in card.model and not size.hosted:
-        return f"{card.model} searches as often as it likes"
+        if fee(card, tool.kind) is None:
+            return f"the price of the provider's own tool {tool.kind[:64]!r} is unknown"
     if size.tier is not None and not _tier_known(card, size.tier):
         return f"the price of service tier {size.tier[:32]!r} is unknown for {card.model}"
     return None
 
 
-def _open_ended(card: RateCard, tool: Hosted, caps_allowed: bool) -> str | None:
-    kind = tool.kind[:64]
-    if fee(card, tool.kind) is None:
-        return f"the price of the provider's own tool {kind!r} is unknown"
-    if tool.uses is None and not (tool.cappable and caps_allowed):
-        return f"the provider's own tool {kind!r} has no cap on its uses"
+def endless(size: Size, card: RateCard, caps_allowed: bool = False) -> str | None:
+    """Why the tokens of a request can't be bounded, whatever they cost; None if they can."""
+    if card.context_window is None and (size.other_media or size.unseen):
+        what = "media of unknown length" if size.other_media else "input that is not in the request"
+        return f"it holds {what}, and the context window of {card.model} is unknown"
+    for tool in size.hosted:
+        if tool.uses is None and not (tool.cappable and caps_allowed):
+            return f"the provider's own tool {tool.kind[:64]!r} has no cap on its uses"
+    if "deep-research" in card.model and not size.hosted:
+        return f"{card.model} searches as often as it likes"
     return None
 
 
@@ -265,7 +265,8 @@ def _tier_known(card: RateCard, tier: str) -> bool:
     return tier == "auto" or tier in card.tiers or tier in STANDARD or tier in ASIDE
 
 
-def _terms(card: RateCard, size: Size, input_tokens: int) -> _Terms:
+def terms_of(card: RateCard, size: Size, input_tokens: int) -> Terms:
+    """What every bound of this request begins with."""
     uses = results = fees = 0
     window = card.context_window or WIDEST_WINDOW
     for tool in size.hosted:
@@ -273,7 +274,7 @@ def _terms(card: RateCard, size: Size, input_tokens: int) -> _Terms:
         uses += times
         results += times * RESULT_TOKENS.get(tool.kind, window)
         fees += times * (fee(card, tool.kind) or 0)
-    return _Terms(
+    return Terms(
         ceiling=_reachable(card, size),
         input_tokens=input_tokens,
         uses=uses,
@@ -310,12 +311,29 @@ def _region(geos: Mapping[str, int], geo: str | None) -> int:
     return max(1000, geos.get(geo or "", max(geos.values())))
 
 
-def _total(terms: _Terms, output_tokens: int) -> int:
+def _most(terms: Terms, output_tokens: int) -> tuple[int, int]:
+    """Tokens of input and of output that may be billed, at this limit per choice."""
     out = max(0, output_tokens) * terms.choices + terms.prediction
     billed = terms.input_tokens
     if terms.uses:
         # Each internal turn reads the context again, with the results and the text that came before it.
         billed = (terms.uses + 1) * min(terms.window, billed + terms.result_tokens + out)
+    return billed, out
+
+
+def token_bound(terms: Terms, output_tokens: int) -> int:
+    """The most tokens that a request can be billed, input and output together."""
+    return sum(_most(terms, output_tokens))
+
+
+def cost_bound(terms: Terms, output_tokens: int) -> int:
+    """The most nano-dollars that a request can cost."""
+    return bounds(terms, output_tokens)[0]
+
+
+def bounds(terms: Terms, output_tokens: int) -> tuple[int, int]:
+    """The most nano-dollars, and the most tokens, that a request can be billed."""
+    billed, out = _most(terms, output_tokens)
     rates = at(terms.ceiling, billed)
     dear_in = max(rates.input, rates.cache_read)
     if terms.written:
@@ -325,4 +343,4 @@ def _total(terms: _Terms, output_tokens: int) -> int:
     if terms.media:
         dear_in = max(dear_in, rates.audio_input)
     dear_out = max(rates.output, rates.reasoning, rates.audio_output)
-    return _up(billed * dear_in + out * dear_out, terms.permille) + terms.fees_nusd
+    return _up(billed * dear_in + out * dear_out, terms.permille) + terms.fees_nusd, billed + out

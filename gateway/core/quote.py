@@ -1,6 +1,6 @@
 """What a call may cost before it is made: the amounts to hold, and the output limit that a grant pays for.
 
-Invariant: `want` and `least` are bounds (ledger.md section 5): a provider that keeps the limit in force bills no more.
+Invariant: all amounts are bounds (ledger.md section 5): a provider that keeps the limit in force bills no more.
 """
 
 from __future__ import annotations
@@ -8,13 +8,16 @@ from __future__ import annotations
 from msgspec import Struct
 
 from gateway.core import models, price, tokens
-from gateway.core.price import RateCard
+from gateway.core.price import RateCard, Rates
 from gateway.core.types import Call, Labels, RunFacts
 
 # Anthropic's manual thinking needs 1024 <= budget_tokens < max_tokens (wire-formats.md section 1).
 LEAST_THINKING = 1024
 # More than any call can cost: beyond it the ledger's sums would not fit, and no limit is that high.
 MOST_NUSD = 1 << 50
+# What a call is in the units that need no bound: one call, tool calls that it may or may not emit, a second begun.
+COUNTS = {"calls": (1, 1), "tool_calls": (0, 0), "seconds": (1, 1)}
+NOTHING = Rates(0, 0, 0, 0, 0, 0, 0, 0)
 
 
 class Policy(Struct, frozen=True):
@@ -26,7 +29,11 @@ class Policy(Struct, frozen=True):
 
 
 class Quote(Struct, frozen=True):
-    """Bounds of one call. `card` None: the price is unknown and nothing can be held."""
+    """Bounds of one call. `card` None: the price is unknown, and only what needs no price is bounded.
+
+    sizes: unit -> (want, least), what a charge of that unit holds. `want` and `least` are those of nano-dollars.
+    unbounded: why the cost can't be bounded; endless: why the tokens can't be, whatever they cost.
+    """
 
     card: RateCard | None
     input_tokens: int = 0
@@ -36,6 +43,8 @@ class Quote(Struct, frozen=True):
     want: int = 0
     least: int = 0
     unbounded: str | None = None
+    endless: str | None = None
+    sizes: dict[str, tuple[int, int]] = {}
 
 
 class Ask(Struct, frozen=True):
@@ -51,16 +60,18 @@ class Ask(Struct, frozen=True):
 
 def quote(call: Call, card: RateCard | None, policy: Policy, counted: int | None = None) -> Quote:
     """Bounds the call at this card; with `counted` by the tokenizer's figure instead of the bytes."""
-    if card is None:
-        return Quote(card=None)
-    size = call.size
-    why = price.unbounded(size, card, caps_allowed=True)
-    bound_in = tokens.input_bound(size, card) if counted is None else tokens.refined(size, counted, card)
-    greatest = card.max_output or models.greatest_output(call.model)
+    size, known = call.size, card or _unpriced(call)
+    bound_in = tokens.input_bound(size, known) if counted is None else tokens.refined(size, counted, known)
+    greatest = known.max_output or models.greatest_output(call.model)
     asked = size.asked_output
     output = 0 if size.embeds else asked if asked is not None else greatest or policy.default_max_output
-    floor = min(output, policy.min_output + (LEAST_THINKING if size.thinking else 0))
-    want = min(MOST_NUSD, price.bound(card, size, bound_in, output))
+    floor = min(output, policy.min_output + (LEAST_THINKING if size.thinking else 0)) if policy.clamp else output
+    terms = price.terms_of(known, size, bound_in)
+    cost, want_tokens = price.bounds(terms, output)
+    least_cost, least_tokens = price.bounds(terms, floor)
+    want = min(MOST_NUSD, cost)
+    least = min(want, least_cost)
+    why = price.unbounded(size, known, caps_allowed=True)
     return Quote(
         card=card,
         input_tokens=bound_in,
@@ -68,9 +79,21 @@ def quote(call: Call, card: RateCard | None, policy: Policy, counted: int | None
         must_set=asked is None and greatest is None and not size.embeds,
         share=asked is None and not size.embeds,
         want=want,
-        least=min(want, price.bound(card, size, bound_in, floor)) if policy.clamp else want,
-        unbounded=why,
+        least=least,
+        unbounded=why if card is not None else None,
+        endless=price.endless(size, known, caps_allowed=True) if why is not None else None,
+        sizes={
+            "nusd": (want, least),
+            "tokens": (want_tokens, least_tokens),
+            **COUNTS,
+        },
     )
+
+
+def _unpriced(call: Call) -> RateCard:
+    """A card that costs nothing and knows what is known without a price: it bounds tokens, never money."""
+    name = call.provider.name
+    return RateCard(call.model, name, NOTHING, writes_cache=False, context_window=models.context_of(call.model))
 
 
 def limit_for(call: Call, offer: Quote, granted: int) -> int | None:
@@ -80,4 +103,5 @@ def limit_for(call: Call, offer: Quote, granted: int) -> int | None:
     if granted >= offer.want:
         return offer.output if offer.must_set else None
     greatest = offer.card.max_output or models.greatest_output(call.model) or offer.output
-    return min(offer.output, greatest, price.affords(offer.card, call.size, offer.input_tokens, granted))
+    terms = price.terms_of(offer.card, call.size, offer.input_tokens)
+    return min(offer.output, greatest, price.affords(terms, granted, price.cost_bound))

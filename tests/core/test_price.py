@@ -112,7 +112,7 @@ def test_no_bill_within_the_limits_exceeds_the_bound(priced, size, tokens_in, li
 @given(any_card, any_size, st.integers(0, 5000), st.integers(0, 10**9))
 def test_affords_is_the_last_limit_that_fits(priced, size, tokens_in, purse):
     """bound(affords) <= purse < bound(affords + 1): not a token wasted, not a nano-dollar overdrawn."""
-    limit = price.affords(priced, size, tokens_in, purse)
+    limit = price.affords(price.terms_of(priced, size, tokens_in), purse, price.cost_bound)
     if limit:
         assert price.bound(priced, size, tokens_in, limit) <= purse
     if limit < MOST_OUTPUT:
@@ -273,9 +273,25 @@ def test_every_choice_and_the_prediction_count_as_output():
 
 def test_a_purse_below_the_input_affords_nothing():
     """0 means that not even one token fits; free output is bounded all the same."""
-    assert 0 == price.affords(card(flat(MTOK)), Size(), 100, 100)
-    assert 1 == price.affords(card(flat(MTOK)), Size(), 100, 101)
-    assert MOST_OUTPUT == price.affords(card(flat(0)), Size(), 100, 0)
+    assert 0 == price.affords(price.terms_of(card(flat(MTOK)), Size(), 100), 100, price.cost_bound)
+    assert 1 == price.affords(price.terms_of(card(flat(MTOK)), Size(), 100), 101, price.cost_bound)
+    assert MOST_OUTPUT == price.affords(price.terms_of(card(flat(0)), Size(), 100), 0, price.cost_bound)
+
+
+@settings(max_examples=80, deadline=None)
+@given(any_card, any_size, st.integers(0, 5000), st.integers(0, 3000))
+def test_tokens_are_bounded_as_dollars_are(priced, size, tokens_in, limit):
+    """At one nano-dollar a token the two bounds are one, but for fees and what the call asks to be billed dearer."""
+    plain = card(flat(MTOK), context_window=priced.context_window)
+    terms = price.terms_of(plain, size, tokens_in)
+    assert price.token_bound(terms, limit) == price.cost_bound(terms, limit)
+
+
+@pytest.mark.parametrize(("purse", "limit"), [(100, 0), (101, 0), (102, 1), (151, 25)])
+def test_a_purse_of_tokens_pays_for_every_choice(purse, limit):
+    """(granted - input) / choices, and none where not one token is left."""
+    terms = price.terms_of(card(flat(MTOK)), Size(choices=2), 100)
+    assert limit == price.affords(terms, purse, price.token_bound)
 
 
 # --------------------------------------------------------------------------- unbounded

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.presets import PRESETS
-from gateway.core.price import CLASSES, RateCard, Rates, bound
+from gateway.core.price import CLASSES, RESULT_TOKENS, RateCard, Rates, bound
 from gateway.core.quote import LEAST_THINKING, Policy, Quote, limit_for, quote
 from gateway.core.tokens import FRAMING
 from gateway.core.types import Call, Hosted, Size
@@ -17,6 +17,7 @@ from gateway.core.types import Call, Hosted, Size
 SAME: dict[str, Any] = dict.fromkeys(CLASSES, 1_000_000_000)
 FLAT = Rates(**SAME)
 CARD = RateCard("m", "p", FLAT, max_output=4000, context_window=100_000, openai_tokenizer=True)
+WINDOWED = RateCard("m", "p", FLAT, context_window=200_000)
 UNKNOWN = RateCard("m", "p", FLAT, context_window=100_000)
 POLICY = Policy()
 
@@ -25,9 +26,40 @@ def call(**more: Any) -> Call:
     return Call("d", PRESETS["openai"], "metered", model="nobody", size=Size(**{"text_bytes": 1000, **more}))
 
 
-def test_an_unknown_price_holds_nothing():
-    """No card, no bound: the rules decide, not a guess."""
-    assert Quote(card=None) == quote(call(asked_output=5), None, POLICY)
+def test_an_unknown_price_holds_no_money_and_bounds_tokens():
+    """No card, no dollars: the rules decide, not a guess; tokens are bounded by the bytes all the same."""
+    got = quote(call(asked_output=3000), None, POLICY)
+    assert (None, 0, 0, None, None) == (got.card, got.want, got.least, got.unbounded, got.endless)
+    assert ((0, 0), (1000 + FRAMING + 3000, 1000 + FRAMING + 256)) == (got.sizes["nusd"], got.sizes["tokens"])
+
+
+def test_every_unit_has_its_size():
+    """Dollars and tokens by their bounds; one call, no tool call held, one second begun."""
+    size = {"asked_output": 3000, "choices": 2, "prediction_bytes": 7}
+    got = quote(call(**size), CARD, POLICY)
+    assert (got.want, got.least) == got.sizes["nusd"]
+    assert (1000 + FRAMING + 2 * 3000 + 7, 1000 + FRAMING + 2 * 256 + 7) == got.sizes["tokens"]
+    assert ((1, 1), (0, 0), (1, 1)) == (got.sizes["calls"], got.sizes["tool_calls"], got.sizes["seconds"])
+    assert (1000 + FRAMING, 1000 + FRAMING) == quote(call(embeds=True), CARD, POLICY).sizes["tokens"]
+
+
+def test_a_hosted_tool_reads_the_context_again_in_tokens_too():
+    """(uses + 1) times what the context can be by then, and the output once (ledger.md section 5)."""
+    tool = Hosted("web_search", 2, True)
+    got = quote(call(asked_output=300, hosted=(tool,)), CARD, POLICY)
+    context = got.input_tokens + 2 * RESULT_TOKENS["web_search"] + 300
+    assert 3 * context + 300 == got.sizes["tokens"][0]
+    assert got.sizes["tokens"] == quote(call(asked_output=300, hosted=(tool,)), WINDOWED, POLICY).sizes["tokens"]
+
+
+def test_what_has_no_end_in_tokens_is_told_apart_from_what_has_no_price():
+    """An unknown fee stops a dollar budget only; an uncapped tool, or unseen input without a window, stops both."""
+    fee = quote(call(hosted=(Hosted("odd", 1, True),)), CARD, POLICY)
+    assert fee.unbounded is not None and fee.endless is None
+    for size in ({"hosted": (Hosted("odd"),)}, {"unseen": True}):
+        got = quote(call(**size), None, POLICY)
+        assert got.unbounded is None and got.endless is not None
+    assert quote(call(hosted=(Hosted("odd"),)), CARD, POLICY).endless is not None
 
 
 def test_want_and_least_are_bounds_at_the_asked_limit_and_at_the_floor():
