@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import msgspec
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
+from gateway.config_budgets import BudgetTable, default_holds, doubts, faults, rules_of
 from gateway.config_tables import (
-    BudgetTable,
     Capture,
     Detectors,
     Prices,
@@ -33,7 +33,6 @@ from gateway.config_tables import (
 from gateway.config_text import Origins, Path, fill, lay, nearest, read_environment, read_file, spell
 from gateway.core.errors import ConfigError
 from gateway.core.secret import Secret
-from gateway.core.types import NUSD
 
 if TYPE_CHECKING:
     from gateway.core.price import Override
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
     from gateway.rules.budget import Budget
 
 DEFAULT_FILE = "meterbox.toml"
-DEFAULT_RUN_NUSD = 10 * NUSD  # holds until the file names a budget of scope "run" (design.md section 5)
-_WARN_NUSD = 1_000 * NUSD
 _BUILT_IN = ("openai", "anthropic")
 _RESERVED = frozenset({"api", "run", "key", "v1", "v1beta", "livez", "readyz", "metrics"})
 _SECTION = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -55,12 +52,6 @@ _LATER = {
     ("projections",): "this version sends no telemetry and no alerts",
     ("stores", "redis"): "this version keeps its ledger in SQLite only",
     ("keys", "scopes"): "scopes of keys aren't enforced by this version",
-    ("budgets", "calls"): "this version enforces only usd",
-    ("budgets", "tool_calls"): "this version enforces only usd",
-    ("budgets", "tokens"): "this version enforces only usd",
-    ("budgets", "seconds"): "this version enforces only usd",
-    ("budgets", "degrade_to"): "this version enforces only on_exceed = 'stop'",
-    ("budgets", "alert_at"): "this version sends no alerts",
 }
 
 
@@ -82,9 +73,9 @@ class Settings(Table):
 
     @model_validator(mode="after")
     def _told_apart(self) -> Settings:
-        for word, names in (("keys", [key.name for key in self.keys]), ("budgets", [b.name for b in self.budgets])):
-            if twice := next((name for name in names if names.count(name) > 1), None):
-                raise ValueError(f"[[{word}]]: two are named {twice}: each needs a name of its own")
+        names = [key.name for key in self.keys]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"[[keys]]: two are named {twice}: each needs a name of its own")
         return self
 
     @property
@@ -160,29 +151,22 @@ class Settings(Table):
 
         return [Override(**dict(override)) for override in self.prices.overrides]
 
-    def run_budgets(self) -> list[Budget]:
-        """Budgets of scope run; the default of $10 where the file names none."""
-        from gateway.rules.budget import Budget
+    def budget_rules(self) -> list[Budget]:
+        """Every budget, one for each unit that it names; with the default of $10 a run where that holds."""
+        return rules_of(self.budgets)
 
-        named = [
-            Budget(
-                name=b.name,
-                limit=b.usd,
-                most=b.usd if b.max_usd is None else b.max_usd,
-                clamp=b.clamp,
-                mode="shadow" if b.mode == "shadow" else "strict",
-            )
-            for b in self.budgets
-        ]
-        return named or [Budget(name="default", limit=DEFAULT_RUN_NUSD, most=DEFAULT_RUN_NUSD)]
+    def run_budgets(self) -> list[Budget]:
+        """Those in dollars of a run."""
+        return [budget for budget in self.budget_rules() if budget.scope == "run" and budget.unit == "nusd"]
+
+    @property
+    def default_budget(self) -> bool:
+        """May every run spend $10, because the file names no budget of scope run?"""
+        return default_holds(self.budgets)
 
     def warnings(self) -> list[str]:
         """What is allowed but worth a second look, one sentence each; said at the start and by `check`."""
-        said = [
-            f"budget {b.name}: ${b.usd // NUSD:,} for a single run is a lot; is the unit dollars?"
-            for b in self.budgets
-            if b.usd > _WARN_NUSD
-        ]
+        said = list(doubts(self.budgets, [key.name for key in self.keys]))
         server = self.server
         if not is_loopback(server.host) and not server.behind_tls:
             said.append(
@@ -216,6 +200,8 @@ def load(
     except ValidationError as error:
         # the chain is cut: pydantic's own text quotes the input, which may be a secret
         raise ConfigError("\n".join(_faults(error, origins))) from None
+    if found := [f"{origins.place(path)}: {spell(path)}: {why}" for path, why in faults(settings.budgets)]:
+        raise ConfigError("\n".join(found))
     settings._file = file
     settings._state_dir = _state_dir(environ)
     for name in settings.sections:

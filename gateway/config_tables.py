@@ -210,49 +210,6 @@ class ProviderTable(Table):
         return value
 
 
-class BudgetTable(Table):
-    """`[[budgets]]`: this version enforces dollars of a run, strictly."""
-
-    name: Name
-    scope: str
-    usd: Usd
-    per: str = "run"
-    zone: str = "UTC"
-    mode: str = "strict"
-    on_exceed: str = "stop"
-    max_usd: Usd | None = None
-    share: float = 1.0
-    clamp: bool = True
-
-    @field_validator("share", mode="before")
-    @classmethod
-    def _number(cls, value: Any) -> float:
-        return finite_s(value)
-
-    @field_validator("scope", "per", "zone", "mode", "on_exceed", "share")
-    @classmethod
-    def _enforced(cls, value: str | float, info: Any) -> str | float:
-        able: dict[str, tuple[str | float, ...]] = {
-            "scope": ("run",),
-            "per": ("run",),
-            "zone": ("UTC",),
-            "mode": ("strict", "shadow"),
-            "on_exceed": ("stop",),
-            "share": (1.0,),
-        }
-        only = able[info.field_name]
-        if value not in only:
-            words = " or ".join(repr(one) for one in only)
-            raise ValueError(f"a limit that can't be enforced must not start: this version enforces only {words}")
-        return value
-
-    @model_validator(mode="after")
-    def _raisable(self) -> BudgetTable:
-        if self.max_usd is not None and self.max_usd < self.usd:
-            raise ValueError("max_usd is how far /limits may raise the budget: it can't be below usd")
-        return self
-
-
 class Runs(Table):
     """`[runs]`: when a run ends by itself, how long a call waits for held money, how small a clamp may get."""
 

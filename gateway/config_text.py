@@ -163,8 +163,9 @@ def spell(path: Path) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """` Did you mean ...?`, or nothing where no known name is near."""
-    close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
-    return f" Did you mean `{close[0]}`?" if close else ""
+    spelled = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(word.lower(), list(spelled), n=1, cutoff=0.6)
+    return f" Did you mean `{spelled[close[0]]}`?" if close else ""
 
 
 def exact_nusd(value: Any) -> int:

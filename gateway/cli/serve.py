@@ -28,7 +28,7 @@ def command(config: Path | None, host: str | None, port: int | None) -> None:
     settings = settings_of(config, {("server", "host"): host, ("server", "port"): port})
     for line in settings.warnings():
         say(f"warning: {line}")
-    if not settings.budgets:
+    if settings.default_budget:
         say('every run may spend $10: no [[budgets]] of scope "run" is configured')
     try:
         _run(settings)
