@@ -174,6 +174,16 @@ class Call(Struct, frozen=True):
     edits: Any = None  # the dialect's own note for `rewrite` (spans, fields); nobody else reads it
 
 
+class Edits(Struct, frozen=True):
+    """What a body is sent with instead of what its client wrote (http.md section 2); the rest stays as it came."""
+
+    max_output: int | None = None  # the output limit, under all names that are given; never raised
+    ask_usage: bool = False  # the usage chunk of a chat stream
+    caps: int | None = None  # uses of a provider-run tool that has no cap of its own
+    last: bool = False  # a last call: no tool may be called, though all stay listed
+    model: str | None = None  # asked instead of the client's own
+
+
 # --------------------------------------------------------------------------- what came
 
 
@@ -292,7 +302,8 @@ class Mark(Struct, frozen=True):
 
     budget: str
     limit: int
-    at: tuple[tuple[str, int], ...]  # as the operator spelled it, and in per mille: ("0.5", 500)
+    at: tuple[tuple[str, int], ...]  # ascending; as the operator spelled it, and in per mille: ("0.5", 500)
+    shadow: bool = False  # watches a limit of its own; else the limit in force counts
 
 
 class Charge(Struct, frozen=True):
@@ -306,6 +317,7 @@ class Charge(Struct, frozen=True):
     part: per mille of what is free that one call may hold (`share` of a budget).
     last: a call that doesn't fit beside the reserve of one more is granted once, as the last (`on_exceed`).
     degrade: the model to ask instead when this charge is refused. expected: may be held at the learned output.
+    clamp: may be granted less than `want`; else `want` is needed.
     Units in COUNTED are held at nothing: tool_calls are refused once more than `limit` were emitted, seconds once
     `limit` of them have passed.
     """
@@ -323,6 +335,7 @@ class Charge(Struct, frozen=True):
     last: bool = False
     degrade: str | None = None
     expected: bool = False
+    clamp: bool = True
     marks: tuple[Mark, ...] = ()
 
 

@@ -503,7 +503,7 @@ async def test_killing_a_run_closes_its_gate_until_resume(store: AnyStore) -> No
     await granted(store, "c3", gates=("run/R",))
     assert (100, 100) == balance(store)
     kinds = [entry.kind for entry in store.reading().entries(0, "R")]
-    assert ["run", "call", "kill", "resume"] == kinds
+    assert ["run", "call", "kill", "gate", "resume", "gate"] == kinds
 
 
 # --------------------------------------------------------------------------- runs

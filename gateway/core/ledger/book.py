@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Struct, field
 
 from gateway.core.ledger.line import Line
-from gateway.core.types import Balance, Denied, Finding, Reservation, Run
+from gateway.core.types import Balance, Denied, Finding, Mark, Reservation, Run
+from gateway.core.windows import Calendar, Window
 
 HELD = "held"
 SETTLED = "settled"
@@ -146,6 +147,8 @@ class Book:
         self.line = line or Line()
         self.dirty = Dirty()
         self.answers: list[tuple[str, Reservation | Denied]] = []  # what became of orders that had waited
+        self.windows: dict[Calendar, Window] = {}  # the latest window of each calendar; there are as many as budgets
+        self.marks: dict[str, tuple[Mark, ...]] = {}  # thresholds of accounts, as their latest charge told them
 
     def account(self, name: str) -> Account:
         """The account of that name; an unknown one is empty, open, and is written only once it changes."""
@@ -199,6 +202,7 @@ class Book:
                 self.holds.clear()
         if len(self.accounts) > most:
             self.accounts.clear()
+            self.marks.clear()
         if len(self.runs) > most:
             self.runs.clear()
 

@@ -12,7 +12,7 @@ from copy import copy
 from typing import Any, TypeVar
 
 from gateway.core.errors import StoreFailed
-from gateway.core.ledger import engine, runs, settle
+from gateway.core.ledger import control, engine, runs, settle
 from gateway.core.ledger.book import Book
 from gateway.core.types import (
     Balance,
@@ -175,15 +175,15 @@ class Desk:
 
     async def close_account(self, gate: str, reason: str) -> None:
         """Kills."""
-        await self.ask(engine.close, gate, reason)
+        await self.ask(control.close, gate, reason)
 
     async def open_account(self, gate: str) -> None:
         """Takes a kill back."""
-        await self.ask(engine.open_gate, gate)
+        await self.ask(control.open_gate, gate)
 
     async def set_limit(self, account: str, limit: int) -> Balance:
         """An operator's limit."""
-        return await self.ask(engine.set_limit, account, limit)
+        return await self.ask(control.set_limit, account, limit)
 
     async def make_run(self, facts: RunFacts, at: float) -> Run:  # noqa: ARG002 - the store's time counts
         """The run of these facts, made if unknown (a copy)."""
@@ -213,7 +213,7 @@ def _make_run(book: Book, now: float, facts: RunFacts) -> Run:
 
 
 def _end_run(book: Book, now: float, key: str, state: str, outcome: str | None, reason: str | None) -> Run | None:
-    run = engine.end_run(book, now, key, state, outcome, reason)
+    run = control.end_run(book, now, key, state, outcome, reason)
     return None if run is None else copied(run)
 
 

@@ -17,10 +17,10 @@ from enum import Enum
 from typing import Final, Literal
 
 from gateway.core.errors import StoreFailed
-from gateway.core.ledger import runs
-from gateway.core.ledger.book import AMOUNT_MOST, HELD, Account, Book, Hold, Row
+from gateway.core.ledger import limits, runs
+from gateway.core.ledger.book import AMOUNT_MOST, HELD, Account, Book, Hold
 from gateway.core.ledger.line import Parked
-from gateway.core.types import Balance, Charge, Denied, Order, Reservation, Run
+from gateway.core.types import COUNTED, Balance, Charge, Denied, Order, Reservation
 
 
 class Waiting(Enum):
@@ -30,6 +30,7 @@ class Waiting(Enum):
 
 
 WAITING: Final = Waiting.WAITING
+LAST_USED: Final = "last_call"  # why of a denial: the account's last call was made
 
 # --------------------------------------------------------------------------- reserve
 
@@ -44,23 +45,39 @@ def reserve(book: Book, now: float, order: Order) -> Reservation | Denied | Lite
     for charge in order.charges:
         if not 0 <= charge.least <= charge.want or charge.least > AMOUNT_MOST:
             raise StoreFailed(f"a charge on {charge.account} wants {charge.want} and at least {charge.least}")
-    runs.touch(book, order.run, now)
+    line = limits.line_of(book, runs.touch(book, order.run, now))
+    if limits.stale(order, line):
+        return Denied("", "", "stale")
+    return _place(book, now, limits.complete(book, now, order, line))
+
+
+def _place(book: Book, now: float, order: Order) -> Reservation | Denied | Literal[Waiting.WAITING]:
     for charge in order.charges:
-        _look_at_limit(book, charge, now)
+        limits.look(book, charge, now)
     answer = _attempt(book, now, order, None)
     if not isinstance(answer, list):
         return answer
     if book.line.full:
-        return _denied(book, order, answer[0], "busy")
+        return _denied(book, now, order, answer[0], "busy")
     book.line.park(order, now, answer)
     return WAITING
 
 
 def _repeat(book: Book, hold: Hold, order: Order) -> Reservation:
-    accounts = [(charge.account, charge.unit) for charge in order.charges]
-    if accounts != hold.accounts or hold.asked != _asked(order):
+    if hold.asked[: len(order.charges)] != _asked(order) or not _same_accounts(hold, order):
         raise StoreFailed(f"order {order.id} was granted before with other charges")
     return _reservation(book, hold)
+
+
+def _same_accounts(hold: Hold, order: Order) -> bool:
+    """Are the charges among those that were granted? The store may have added limits of its own, and windows."""
+    have = [account for account, _ in hold.accounts]
+    return all(
+        charge.account in have
+        if charge.window is None
+        else any(account.startswith(f"{charge.account}/") for account in have)
+        for charge in order.charges
+    )
 
 
 def _asked(order: Order) -> list[int]:
@@ -68,45 +85,33 @@ def _asked(order: Order) -> list[int]:
 
 
 def _reservation(book: Book, hold: Hold) -> Reservation:
-    return Reservation(hold.id, hold.step, dict(hold.held), _balances(book, hold))
+    last = next((name for name, _ in hold.accounts if book.account(name).last == hold.id), "")
+    return Reservation(hold.id, hold.step, dict(hold.held), balances(book, hold), last)
 
 
-def _balances(book: Book, hold: Hold) -> tuple[Balance, ...]:
+def balances(book: Book, hold: Hold) -> tuple[Balance, ...]:
+    """Its accounts as they are now."""
     return tuple([book.account(name).balance() for name, _ in hold.accounts])
 
 
-def in_force(account: Account, charge: Charge) -> int | None:
-    """The limit that this charge meets: what is configured, or what a caller or an operator made of it."""
-    if account.cap is None:
-        return charge.limit
-    most = charge.limit if charge.most is None else charge.most
-    return account.cap if most is None else min(account.cap, most)
+class _Fit:
+    """What an order needs and may get, unit by unit, while its charges are looked at one after another."""
 
+    __slots__ = ("blocked", "granted", "last", "least")
 
-def _look_at_limit(book: Book, charge: Charge, now: float) -> None:
-    """The lowest limit that a caller ever sent stays, also where the order is then denied (design.md section 3)."""
-    account = book.account(charge.account)
-    limit = in_force(account, charge)
-    lower = charge.lower
-    if lower is not None and (account.asked is None or lower < account.asked):
-        account.asked = max(0, lower)
-        book.dirty.accounts.add(account.name)
-        if limit is None or account.asked < limit:
-            account.cap = limit = account.asked
-            _note_limit(book, account, charge.unit, now)
-    if limit != account.limit:
-        _set_in_force(book, account, limit)
+    def __init__(self, order: Order) -> None:
+        self.least: dict[str, int] = {}
+        self.granted: dict[str, int] = {}
+        self.blocked: list[str] = []  # accounts in whose line the order must stand
+        self.last: list[str] = []  # accounts whose last call it would be
+        for charge in order.charges:
+            least = charge.least if charge.clamp else charge.want
+            self.least[charge.unit] = max(least, self.least.get(charge.unit, 0))
+            self.granted[charge.unit] = min(charge.want, self.granted.get(charge.unit, AMOUNT_MOST))
 
-
-def _set_in_force(book: Book, account: Account, limit: int | None) -> None:
-    account.limit = limit
-    used = account.spent + account.held - account.overrun
-    account.lowered = max(0, used - limit) if limit is not None else 0
-    book.dirty.accounts.add(account.name)
-
-
-def _note_limit(book: Book, account: Account, unit: str, now: float) -> None:
-    book.dirty.rows.append(Row(None, account.name, unit, "limit", 0, now, str(account.cap)))
+    def held(self) -> dict[str, int]:
+        """What is held, unit by unit."""
+        return {unit: 0 if unit in COUNTED else max(amount, self.least[unit]) for unit, amount in self.granted.items()}
 
 
 def _attempt(book: Book, now: float, order: Order, ticket: int | None) -> Reservation | Denied | list[str]:
@@ -114,28 +119,38 @@ def _attempt(book: Book, now: float, order: Order, ticket: int | None) -> Reserv
     closed = _closed(book, order)
     if closed is not None:
         return closed
-    least: dict[str, int] = {}
-    granted: dict[str, int] = {}
-    for charge in order.charges:
-        least[charge.unit] = max(charge.least, least.get(charge.unit, 0))
-        granted[charge.unit] = min(charge.want, granted.get(charge.unit, AMOUNT_MOST))
-    blocked: list[str] = []
+    fit = _Fit(order)
     for charge in order.charges:
         account = book.account(charge.account)
-        limit = in_force(account, charge)
-        if limit is None:
-            continue
-        need = least[charge.unit]
-        if account.spent + need > limit:
-            return _denied(book, order, account.name, "limit")
-        free = limit - account.spent - account.held
-        if free < need or book.line.ahead(account.name, ticket):
-            blocked.append(account.name)
-        else:
-            granted[charge.unit] = min(granted[charge.unit], _portion(book, charge, free, ticket))
-    if not blocked:
-        return _grant(book, now, order, {unit: max(amount, least[unit]) for unit, amount in granted.items()})
-    return blocked if order.wait_s > 0 else _denied(book, order, blocked[0], "limit")
+        limit = limits.in_force(account, charge)
+        if limit is not None and not _fits(book, now, (charge, account, limit), ticket, fit):
+            return _denied(book, now, order, account.name, "limit")
+    if not fit.blocked:
+        return _grant(book, now, order, fit)
+    return fit.blocked if order.wait_s > 0 else _denied(book, now, order, fit.blocked[0], "limit")
+
+
+def _fits(
+    book: Book, now: float, at: tuple[Charge, Account, int], ticket: int | None, fit: _Fit
+) -> bool:  # fmt: skip
+    """Is there hope on this account? Notes in `fit` what it may get there, or that it has to wait."""
+    charge, account, limit = at
+    need = fit.least[charge.unit]
+    left = limit - limits.used(book, now, account, charge)
+    if account.last is not None and charge.last:
+        return False
+    aside = limits.reserve_of(charge, need)
+    if need + aside > left:
+        if not charge.last or (need > left and charge.unit not in COUNTED):
+            return False
+        fit.last.append(account.name)
+        aside, left = 0, max(need, left)
+    free = left - aside - account.held
+    if free < need or book.line.ahead(account.name, ticket):
+        fit.blocked.append(account.name)
+    else:
+        fit.granted[charge.unit] = min(fit.granted[charge.unit], _portion(book, charge, free, ticket))
+    return True
 
 
 def _closed(book: Book, order: Order) -> Denied | None:
@@ -152,13 +167,15 @@ def _closed(book: Book, order: Order) -> Denied | None:
 
 def _portion(book: Book, charge: Charge, free: int, ticket: int | None) -> int:
     """Of what is free: all, or one part of w while w calls (this one too) wait or are in flight, see design.md 2."""
+    free = free * charge.part // 1000
     if not charge.share:
         return free
     others = book.account(charge.account).open + book.line.watching(charge.account)
     return free // (others + 1 if ticket is None else others)
 
 
-def _grant(book: Book, now: float, order: Order, granted: dict[str, int]) -> Reservation:
+def _grant(book: Book, now: float, order: Order, fit: _Fit) -> Reservation:
+    granted = fit.held()
     hold = Hold(
         id=order.id,
         call_id=order.call_id,
@@ -169,8 +186,8 @@ def _grant(book: Book, now: float, order: Order, granted: dict[str, int]) -> Res
         state=HELD,
         created_at=now,
         deadline_at=order.deadline_at,
-        accounts=[(charge.account, charge.unit) for charge in order.charges],
-        held=granted,
+        accounts=[(charge.account, limits.unit_of(charge)) for charge in order.charges],
+        held={limits.unit_of(charge): granted[charge.unit] for charge in order.charges},
         asked=_asked(order),
         about=order.about,
     )
@@ -181,10 +198,20 @@ def _grant(book: Book, now: float, order: Order, granted: dict[str, int]) -> Res
         account.held += granted[charge.unit]
         account.open += 1
         book.dirty.accounts.add(account.name)
-        limit = in_force(account, charge)
+        limit = limits.in_force(account, charge)
         if limit != account.limit:  # it waited, and another limit was seen meanwhile
-            _set_in_force(book, account, limit)
+            limits.set_in_force(book, account, limit)
+    _note_last(book, now, hold, fit.last)
     return _reservation(book, hold)
+
+
+def _note_last(book: Book, now: float, hold: Hold, names: list[str]) -> None:
+    """Marks the accounts whose last call this is, and lets a run go on that a limit had paused."""
+    for name in names:
+        book.account(name).last = hold.id
+    run = runs.known(book, hold.run, now)
+    if run.state == "paused" and (run.reason or "").startswith(limits.LOWERED):
+        runs.end(book, now, run.key, "active", None, None)
 
 
 def step_of(book: Book, call_id: str, order_id: str, run_key: str, now: float) -> int:
@@ -200,9 +227,15 @@ def step_of(book: Book, call_id: str, order_id: str, run_key: str, now: float) -
     return run.steps
 
 
-def _denied(book: Book, order: Order, name: str, reason: Literal["limit", "closed", "busy", "gone"]) -> Denied:
+def _denied(
+    book: Book, now: float, order: Order, name: str, reason: Literal["limit", "closed", "busy", "gone"]
+) -> Denied:
     charge = next(charge for charge in order.charges if charge.account == name)
-    return Denied(name, charge.unit, reason, book.account(name).balance(), charge.least)
+    account = book.account(name)
+    needed = charge.least if charge.clamp else charge.want
+    why = LAST_USED if account.last is not None and charge.last else ""
+    balance = limits.balance(book, now, account, charge)
+    return Denied(name, charge.unit, reason, balance, needed, why, account.ends_at, charge.degrade)
 
 
 # --------------------------------------------------------------------------- the line
@@ -222,26 +255,30 @@ def serve_line(book: Book, now: float, names: Iterable[str]) -> None:
                 if name in answer:
                     break
             else:
-                todo.extend(_dismiss(book, parked, answer))
+                todo.extend(dismiss(book, parked, answer))
 
 
-def _dismiss(book: Book, parked: Parked, answer: Reservation | Denied) -> list[str]:
+def dismiss(book: Book, parked: Parked, answer: Reservation | Denied) -> list[str]:
     book.answers.append((parked.order.id, answer))
     return book.line.remove(parked)
 
 
-def send_hopeless_home(book: Book, name: str) -> list[str]:
+def send_hopeless_home(book: Book, now: float, name: str) -> list[str]:
     """Ends the wait of those for whom spent alone is too much by now; gives back the lines that moved."""
     queue = book.line.queues.get(name)
     account = book.account(name)
-    if queue is None or account.limit is None or account.spent + queue.peak <= account.limit:
+    if queue is None or account.limit is None:
+        return []
+    if account.spent + queue.peak <= account.limit and account.last is None:
         return []
     moved: list[str] = []
     for parked in list(queue.watch.values()):
         charge = parked.charges[name]
-        limit = in_force(account, charge)
-        if limit is not None and account.spent + charge.least > limit:
-            moved += _dismiss(book, parked, _denied(book, parked.order, name, "limit"))
+        limit = limits.in_force(account, charge)
+        needed = charge.least if charge.clamp else charge.want
+        spent_out = limit is not None and account.spent + needed > limit and charge.unit not in COUNTED
+        if spent_out or (account.last is not None and charge.last):
+            moved += dismiss(book, parked, _denied(book, now, parked.order, name, "limit"))
     return moved
 
 
@@ -250,19 +287,42 @@ def forget(book: Book, now: float, order_id: str) -> None:
     parked = book.line.parked.get(order_id)
     if parked is not None:
         name = parked.blocked[0]
-        serve_line(book, now, _dismiss(book, parked, _denied(book, parked.order, name, "gone")))
+        serve_line(book, now, dismiss(book, parked, _denied(book, now, parked.order, name, "gone")))
 
 
 def expire_line(book: Book, now: float) -> int:
-    """Ends waits that lasted too long without a settle."""
+    """Ends waits that lasted too long without a settle; an order whose window has ended looks at the next one."""
     ended = 0
     moved: list[str] = []
     for parked in list(book.line.parked.values()):
-        if book.line.patience_ends_at(parked) <= now:
-            moved += _dismiss(book, parked, _denied(book, parked.order, parked.blocked[0], "limit"))
-            ended += 1
+        if limits.has_turned(book, now, parked.order):
+            moved += book.line.remove(parked)
+            _again(book, now, limits.before_windows(parked.order))
+        elif book.line.patience_ends_at(parked) <= now or _out_of_time(book, now, parked.order):
+            moved += dismiss(book, parked, _denied(book, now, parked.order, parked.blocked[0], "limit"))
+        else:
+            continue
+        ended += 1
     serve_line(book, now, moved)
     return ended
+
+
+def _again(book: Book, now: float, order: Order) -> None:
+    line = limits.line_of(book, runs.known(book, order.run.key, now))
+    answer = _place(book, now, limits.complete(book, now, order, line))
+    if not isinstance(answer, Waiting):
+        book.answers.append((order.id, answer))
+
+
+def _out_of_time(book: Book, now: float, order: Order) -> bool:
+    """Has a limit of seconds run out while it waited?"""
+    for charge in order.charges:
+        if charge.unit == "seconds":
+            account = book.account(charge.account)
+            limit = limits.in_force(account, charge)
+            if limit is not None and limits.used(book, now, account, charge) >= limit:
+                return True
+    return False
 
 
 # --------------------------------------------------------------------------- hold
@@ -287,52 +347,3 @@ def adjust(book: Book, now: float, order_id: str, unit: str, amount: int) -> boo
     if change < 0:
         serve_line(book, now, names)
     return True
-
-
-# --------------------------------------------------------------------------- gates and limits
-
-
-def close(book: Book, now: float, gate: str, reason: str) -> None:
-    """Kills: every later order that names this account is denied, and so are those that wait."""
-    account = book.account(gate)
-    account.closed = reason
-    book.dirty.accounts.add(gate)
-    moved: list[str] = []
-    for parked in list(book.line.parked.values()):
-        if gate in parked.order.gates or gate in parked.charges:
-            moved += _dismiss(book, parked, Denied(gate, "", "closed", why=reason))
-    serve_line(book, now, moved)
-
-
-def open_gate(book: Book, _now: float, gate: str) -> None:
-    """Takes a kill back."""
-    account = book.account(gate)
-    if account.closed is not None:
-        account.closed = None
-        book.dirty.accounts.add(gate)
-
-
-def set_limit(book: Book, now: float, name: str, limit: int) -> Balance:
-    """An operator's word; a rise counts as far as the next order's `most` allows it."""
-    if not 0 <= limit <= AMOUNT_MOST:
-        raise StoreFailed(f"a limit of {limit} on {name} is out of range")
-    account = book.account(name)
-    kind, _, rest = name.partition("/")
-    key, _, tail = rest.partition("/")
-    if account.cap != limit or account.limit != limit:
-        account.cap = limit
-        _note_limit(book, account, tail.partition("/")[0], now)
-        _set_in_force(book, account, limit)
-        book.write(now, "limit", key if kind == "run" else "", None, {"account": name, "limit": limit})
-        serve_line(book, now, [*send_hopeless_home(book, name), name])
-    return account.balance()
-
-
-def end_run(book: Book, now: float, key: str, state: str, outcome: str | None, reason: str | None) -> Run | None:
-    """Ends, kills, pauses or resumes a run; a kill closes its gate in the same step, a resume opens it."""
-    run = runs.end(book, now, key, state, outcome, reason)
-    if run is not None and state == "killed":
-        close(book, now, runs.gate_of(key), reason or "")
-    elif run is not None and state == "active":
-        open_gate(book, now, runs.gate_of(key))
-    return run

@@ -8,14 +8,15 @@ What never enters: admission (`ledger`), clocks, I/O.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import Any, Final
 
 import msgspec
 
-from gateway.core.ledger import runs
+from gateway.core.ledger import limits, runs
 from gateway.core.ledger.book import AMOUNT_MOST, HELD, PRESUMED, SETTLED, VOID, Book, Hold, Row, whole
 from gateway.core.ledger.engine import expire_line, send_hopeless_home, serve_line, step_of
-from gateway.core.types import Attempt, Exchange, Finding, Settled
+from gateway.core.types import COUNTED, Attempt, Exchange, Finding, Settled
 
 SWEEP_MOST = 500  # holds presumed, and runs ended, in one sweep: a batch stays short
 _TOLD: Final = frozenset({"price_list", "provider", "override", "estimate"})  # sources that state a cost
@@ -27,7 +28,9 @@ def conclude(book: Book, now: float, hold: Hold, state: str, amounts: dict[str, 
     late = hold.state == PRESUMED
     kind = "trueup" if late else _ROW_KIND[state]
     charged = {unit: min(max(0, amounts.get(unit, 0)), AMOUNT_MOST) for unit in hold.held}
-    names = []
+    if "seconds" in charged:  # of the call itself; what is said later of it changes nothing
+        charged["seconds"] = hold.charged["seconds"] if late else max(0, ceil(now - hold.created_at))
+    touched = []
     for name, unit in hold.accounts:
         account = book.account(name)
         delta = charged[unit] - hold.charged.get(unit, 0)
@@ -36,22 +39,37 @@ def conclude(book: Book, now: float, hold: Hold, state: str, amounts: dict[str, 
             account.open -= 1
             book.line.settled(name, now)
         account.spent += delta
-        account.overrun += max(0, charged[unit] - hold.held[unit])
+        account.overrun += limits.beyond(account) if unit in COUNTED else max(0, charged[unit] - hold.held[unit])
+        if account.last == hold.id and state == VOID:
+            account.last = None  # nothing was said in it: another call may be the last
+        if delta > 0:
+            limits.note_marks(book, now, account)
         book.dirty.rows.append(Row(hold.id, name, unit, kind, delta, now))
         book.dirty.accounts.add(name)
-        names.append(name)
+        touched.append(name)
     hold.charged = charged
     hold.state = state
     book.dirty.holds.add(hold.id)
     if book.line.parked:
-        for name in list(names):
-            names += send_hopeless_home(book, name)
-        serve_line(book, now, names)
+        for name in list(touched):
+            touched += send_hopeless_home(book, now, name)
+        serve_line(book, now, touched)
 
 
 def amounts_presumed(hold: Hold) -> dict[str, int]:
     """The whole hold; a place in flight is not spent by anyone."""
     return {unit: 0 if unit == "inflight" else amount for unit, amount in hold.held.items()}
+
+
+def amounts_told(exchange: Exchange) -> dict[str, int]:
+    """What a call that told its usage used, by unit."""
+    usage = exchange.usage
+    told = {"tool_calls": len(exchange.tool_calls)}
+    if exchange.cost_nusd is not None:
+        told["nusd"] = exchange.cost_nusd
+    if usage is not None and (usage.input_tokens is not None or usage.output_tokens is not None):
+        told["tokens"] = (usage.input_tokens or 0) + (usage.output_tokens or 0)
+    return told
 
 
 def lost_call(hold: Hold, reason: str, now: float) -> Exchange:
@@ -112,7 +130,8 @@ def _move(book: Book, now: float, hold: Hold, actual: dict[str, int] | None, exc
     if hold.state not in {HELD, PRESUMED}:
         return False
     if exchange.cost_source == "refused":
-        conclude(book, now, hold, VOID, {})
+        # a call that was sent counts as one, even though nobody bills it
+        conclude(book, now, hold, VOID, {"calls": (actual or {}).get("calls", 0)})
         return True
     if exchange.cost_source == "presumed":
         if hold.state == PRESUMED:
@@ -188,7 +207,7 @@ def true_up(book: Book, now: float, response_id: str, tenant: str, exchange: Exc
     hold = book.hold(hold_id) if hold_id is not None else None
     if hold is None or hold.state != PRESUMED:
         return None
-    conclude(book, now, hold, SETTLED, {**amounts_presumed(hold), "nusd": exchange.cost_nusd})
+    conclude(book, now, hold, SETTLED, {**amounts_presumed(hold), **amounts_told(exchange)})
     found = runs.tally_of(exchange)
     tally = (*hold.tally[:3], *found[3:]) if hold.tally else found
     run = runs.known(book, hold.run, now)
@@ -225,6 +244,8 @@ def correct(book: Book, now: float, order_id: str, delta: int, why: tuple[str, s
         if account.limit is not None:  # what was given back at settle may be used by others by now
             room = account.limit + account.overrun + account.lowered
             account.overrun += max(0, account.spent + account.held - room)
+        if delta > 0:
+            limits.note_marks(book, now, account)
         book.dirty.rows.append(Row(hold.id, name, "nusd", "correct", delta, now, note))
         book.dirty.accounts.add(name)
     run = runs.known(book, hold.run, now)
@@ -233,7 +254,7 @@ def correct(book: Book, now: float, order_id: str, delta: int, why: tuple[str, s
     data: dict[str, Any] = {"delta_nusd": delta, "reason": reason, "actor": actor, "id": correction_id}
     # its own words in a map of their own: the rest is laid over the call
     book.write(now, "correct", hold.run, hold.call_id, {"cost_nusd": hold.charged["nusd"], "correction": data})
-    moved = [other for name in names for other in send_hopeless_home(book, name)]
+    moved = [other for name in names for other in send_hopeless_home(book, now, name)]
     serve_line(book, now, [*moved, *names])
     return _settled(book, hold, False)
 

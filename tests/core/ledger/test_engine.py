@@ -2,38 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
-from gateway.core.errors import StoreFailed
 from gateway.core.ledger import engine
-from gateway.core.ledger.book import Account, Book
+from gateway.core.ledger.book import Book
 from gateway.core.types import Denied, Reservation
 from tests.ledgers import charge, order
-
-
-@pytest.mark.parametrize(
-    ("cap", "limit", "most", "force"),
-    [
-        (None, 10, None, 10), (None, None, None, None), (5, 10, None, 5),
-        (50, 10, None, 10), (50, 10, 30, 30), (5, None, None, 5),
-    ],
-)  # fmt: skip
-def test_the_limit_in_force(cap: int | None, limit: int | None, most: int | None, force: int | None) -> None:
-    """Configured, lowered by a caller, or raised by an operator as far as `most` allows."""
-    assert force == engine.in_force(Account("a", cap=cap), charge("run/R/nusd", 1, limit=limit, most=most))
-
-
-def test_a_lowered_limit_is_reported_as_such() -> None:
-    """I1: how far it was set below what was used already; a rise takes it back."""
-    book = Book("i")
-    engine.reserve(book, 0.0, order("c1", charge(want=700)))
-    engine.set_limit(book, 0.0, "run/R/nusd", 100)
-    assert 600 == book.account("run/R/nusd").lowered
-    engine.set_limit(book, 0.0, "run/R/nusd", 900)
-    assert 0 == book.account("run/R/nusd").lowered
-    for wrong in (-1, 2**60):
-        with pytest.raises(StoreFailed, match="out of range"):
-            engine.set_limit(book, 0.0, "run/R/nusd", wrong)
 
 
 def test_a_denied_order_marks_nothing_but_its_run() -> None:
@@ -70,15 +42,3 @@ def test_a_patient_order_that_fits_goes_at_once() -> None:
     """Waiting is for those in whose way something stands."""
     book = Book("i")
     assert isinstance(engine.reserve(book, 0.0, order("c1", wait_s=30)), Reservation)
-
-
-def test_the_same_limit_header_again_does_not_undo_an_operators_raise():
-    """An agent sends its header with every call: only a lower one than ever before changes anything (design.md 3)."""
-    book = Book("i")
-    low = charge(limit=1000, lower=10, want=5)
-    engine.reserve(book, 1.0, order("c1", low))
-    engine.set_limit(book, 2.0, "run/R/nusd", 500)
-    engine.reserve(book, 3.0, order("c2", low))
-    assert book.account("run/R/nusd").limit == 500
-    engine.reserve(book, 4.0, order("c3", charge(limit=1000, lower=9, want=5)))
-    assert book.account("run/R/nusd").limit == 9
