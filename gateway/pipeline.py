@@ -86,7 +86,7 @@ class Pipeline:
         p, attempt = self._p, Attempt(step.provider.name, step.call.model, None, "ok", started_at=self._p.clock.now())
         hide = step.call.stream and step.provider.quirks.usage_option and not step.call.usage_asked
         try:
-            body = step.dialect.rewrite(step.call, step.inbound.body, step.limit, hide, hold.caps(step))
+            body = step.dialect.rewrite(step.call, step.inbound.body, hold.edits(step, hide))
             if step.open.gone or step.open.refusal is not None:
                 raise UpstreamFailed("the call was ended", kind="closed", sent=False)
             step.record.attempts.append(attempt)

@@ -16,7 +16,7 @@ from gateway.core.outcome import Ending
 from gateway.core.parts import Parts
 from gateway.core.quote import Ask, Quote, limit_for, quote
 from gateway.core.step import Step
-from gateway.core.types import Call, Charge, Denied, Order, Refusal, Reply, Reservation, RunFacts
+from gateway.core.types import Call, Charge, Denied, Edits, Order, Refusal, Reply, Reservation, RunFacts
 
 # A hold outlives the call's own total timeout by this much, then it is presumed (ledger.md section 1, P4).
 GRACE_S = 60.0
@@ -129,10 +129,11 @@ def metered_output(step: Step) -> int | None:
     return (step.limit or step.offer.output) * step.call.size.choices
 
 
-def caps(step: Step) -> int | None:
-    """How often a provider-run tool that has no cap of its own may be used, where a budget needs one."""
+def edits(step: Step, ask_usage: bool) -> Edits:
+    """What the body is sent with: what was granted, and caps for provider-run tools that have none of their own."""
     open_ended = any(tool.uses is None and tool.cappable for tool in step.call.size.hosted)
-    return price.HOSTED_CAP if step.metered and open_ended else None
+    caps = price.HOSTED_CAP if step.metered and open_ended else None
+    return Edits(step.limit, ask_usage, caps)
 
 
 def lower(p: Parts, step: Step) -> Callable[[int], Awaitable[None]]:

@@ -16,6 +16,7 @@ from gateway.core.types import (
     Call,
     Charge,
     Denied,
+    Edits,
     Entry,
     Exchange,
     Finding,
@@ -109,9 +110,10 @@ class Dialect(Protocol):
         """Understands a request as far as we act on it. Raises Undecodable (400, or another status it names)."""
         ...
 
-    def rewrite(self, call: Call, body: bytes, max_output: int | None, ask_usage: bool, caps: int | None) -> bytes:
+    def rewrite(self, call: Call, body: bytes, edits: Edits) -> bytes:
         """The body with its output limit set (all names that are given; thinking budget lowered to fit), the usage
-        chunk asked for, and hosted tools capped. Key order and all other values stay. Same object if nothing changes.
+        chunk asked for, hosted tools capped, `tool_choice` none, another model. Key order and all other values stay.
+        Same object if nothing changes. Raises Undecodable (402) where the format takes no limit so low.
         """
         ...
 
@@ -304,6 +306,28 @@ class Projection(Protocol):
         ...
 
 
+class Standing(Balance, frozen=True):
+    """An account as a reader finds it.
+
+    cap: what a caller or an operator made of its limit, in force as far as the configuration allows; ends_at: the end
+    of its window, None where it has none.
+    """
+
+    cap: int | None = None
+    ends_at: float | None = None
+
+
+class OpenCall(Struct, frozen=True):
+    """A call that is under way: what it holds, since when, and until when at most."""
+
+    call_id: str
+    run: str
+    model: str
+    since: float
+    deadline_at: float
+    held: dict[str, int]  # unit -> amount
+
+
 class RunFilter(Struct, frozen=True):
     """Which runs, in which order. None: any."""
 
@@ -311,6 +335,7 @@ class RunFilter(Struct, frozen=True):
     agent: str | None = None
     user: str | None = None
     since: float | None = None  # started at or after
+    parent: str | None = None  # run key
     sort: str = "-last_at"  # started_at | last_at | spent, with - in front: falling
 
 
@@ -346,8 +371,19 @@ class Reading(Protocol):
 
     def account(self, name: str) -> Balance | None: ...
 
-    def accounts(self, kind: str, limit: int = 100, cursor: str | None = None) -> tuple[list[Balance], str | None]:
-        """Accounts of one kind (run, agent, user, key, global), by name."""
+    def accounts(
+        self, kind: str, limit: int = 100, cursor: str | None = None, now: float = 0.0
+    ) -> tuple[list[Standing], str | None]:
+        """Accounts of one kind (run, agent, user, key, global), by name; of windows that ended before `now` only those
+        on which something is held still."""
+        ...
+
+    def standings(self, names: Sequence[str]) -> dict[str, Standing]:
+        """Those of these accounts that count anything."""
+        ...
+
+    def open_calls(self, runs: Sequence[str], limit: int = 100) -> list[OpenCall]:
+        """Calls of these runs that hold money at this moment, the oldest first."""
         ...
 
     def findings(self, run: str, limit: int = 100) -> list[Finding]: ...

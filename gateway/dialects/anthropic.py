@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from gateway.core.errors import Undecodable
-from gateway.core.types import Call, Inbound, Provider, Refusal, Reply, Size
+from gateway.core.types import Call, Edits, Inbound, Provider, Refusal, Reply, Size
 from gateway.core.wire import anthropic_request as request
 from gateway.core.wire import body as bodies
 from gateway.core.wire.anthropic_answer import Delta, Event, Gathered, anthropic_error, gather
@@ -85,16 +85,20 @@ class Anthropic:
         operation = "count" if path.endswith("/count_tokens") else "list" if method == "GET" else "other"
         return Call(dialect=self.name, provider=provider, kind="free", operation=operation)
 
-    def rewrite(self, call: Call, body: bytes, max_output: int | None, ask_usage: bool, caps: int | None) -> bytes:
+    def rewrite(self, call: Call, body: bytes, edits: Edits) -> bytes:
         """Usage needs no asking here. Raises Undecodable (402) where thinking doesn't fit below the limit."""
-        del ask_usage
-        if max_output is None and caps is None:
+        if edits.max_output is None and edits.caps is None and not edits.last and edits.model is None:
             return body
         fields = read_object(body)
-        edits = request.lowered(fields, max_output) if max_output is not None else []
-        if caps is not None and call.size.hosted:
-            edits += request.capped(fields, caps)
-        return splice(body, edits)
+        changes = request.lowered(fields, edits.max_output) if edits.max_output is not None else []
+        if edits.caps is not None and call.size.hosted:
+            changes += request.capped(fields, edits.caps)
+        if edits.last and bodies.is_filled(fields, "tools"):
+            # tools stay: a history that holds tool calls is refused without them (design.md section 2)
+            bodies.put(fields, "tool_choice", b'{"type":"none"}', changes)
+        if edits.model is not None:
+            bodies.put(fields, "model", msgspec.json.encode(edits.model), changes)
+        return splice(body, changes)
 
     def reader(self, call: Call, hide_usage: bool) -> AnthropicReader:
         """A reader for a streamed answer; there is no usage event of its own to hide."""

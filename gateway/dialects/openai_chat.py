@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from gateway.core.ports import Reader
 from gateway.core.refusal import openai_error
-from gateway.core.types import Call, CallKind, Hosted, Inbound, Lineage, Provider, Refusal, Reply, Result, Size
+from gateway.core.types import Call, CallKind, Edits, Hosted, Inbound, Lineage, Provider, Refusal, Reply, Result, Size
 from gateway.core.wire import body as bodies
 from gateway.core.wire import openai_request
 from gateway.core.wire.body import MAX_DEPTH, Fields
@@ -125,10 +125,9 @@ class OpenAIChat:
         )
         return _Asked(digests, tuple(results), lineage)
 
-    def rewrite(self, call: Call, body: bytes, max_output: int | None, ask_usage: bool, caps: int | None) -> bytes:
-        """Sets the output limit and asks for the usage chunk. No hosted tool of this format has a field for a cap."""
-        del caps
-        return openai_request.rewrite(call, body, max_output, ask_usage)
+    def rewrite(self, call: Call, body: bytes, edits: Edits) -> bytes:
+        """Sets what is asked for, but caps: no hosted tool of this format has a field for one."""
+        return openai_request.rewrite(call, body, edits)
 
     def reader(self, call: Call, hide_usage: bool) -> Reader:
         """A reader for a streamed answer."""

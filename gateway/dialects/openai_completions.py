@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from gateway.core.ports import Reader
 from gateway.core.refusal import openai_error
-from gateway.core.types import Call, Inbound, Lineage, Provider, Refusal, Reply, Size
+from gateway.core.types import Call, Edits, Inbound, Lineage, Provider, Refusal, Reply, Size
 from gateway.core.wire import body as bodies
 from gateway.core.wire import openai_request
 from gateway.core.wire.body import MAX_DEPTH
@@ -81,10 +81,10 @@ class OpenAICompletions:
             edits=_Note(fields, limits, echoed_bytes=echoed),
         )
 
-    def rewrite(self, call: Call, body: bytes, max_output: int | None, ask_usage: bool, caps: int | None) -> bytes:
-        """Sets the output limit; `max_tokens` is its only name here."""
-        del caps, ask_usage
-        return openai_request.rewrite(call, body, max_output, False, "max_tokens")
+    def rewrite(self, call: Call, body: bytes, edits: Edits) -> bytes:
+        """Sets the output limit (`max_tokens` is its only name here) and the model; there are no tools."""
+        wanted = Edits(max_output=edits.max_output, model=edits.model)
+        return openai_request.rewrite(call, body, wanted, "max_tokens")
 
     def reader(self, call: Call, hide_usage: bool) -> Reader:
         """A reader for a streamed answer."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gateway.core.ports import Reader
 from gateway.core.refusal import openai_error
-from gateway.core.types import Call, Inbound, Provider, Refusal, Reply, Size
+from gateway.core.types import Call, Edits, Inbound, Provider, Refusal, Reply, Size
 from gateway.core.wire import body as bodies
 from gateway.core.wire import openai_request
 from gateway.core.wire.chat_stream import Stream, is_own_error, read_whole
@@ -50,9 +50,9 @@ class OpenAIEmbeddings:
             ),
         )
 
-    def rewrite(self, call: Call, body: bytes, max_output: int | None, ask_usage: bool, caps: int | None) -> bytes:
-        """Nothing to set: there is no output."""
-        del call, max_output, ask_usage, caps
+    def rewrite(self, call: Call, body: bytes, edits: Edits) -> bytes:
+        """Nothing to set: there is no output, and vectors of another model would be compared with those at hand."""
+        del call, edits
         return body
 
     def reader(self, call: Call, hide_usage: bool) -> Reader:

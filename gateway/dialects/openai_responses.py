@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.core.refusal import openai_error
-from gateway.core.types import Call, Inbound, Provider, Refusal, Reply, Size
+from gateway.core.types import Call, Edits, Inbound, Provider, Refusal, Reply, Size
 from gateway.core.wire import body as bodies
 from gateway.core.wire import responses_request as request
 from gateway.core.wire.body import Fields, read_object, splice
@@ -112,17 +112,20 @@ class OpenAIResponses:
         operation = "list" if method == "GET" else "other"
         return Call(dialect=self.name, provider=provider, kind="free", operation=operation)
 
-    def rewrite(self, call: Call, body: bytes, max_output: int | None, ask_usage: bool, caps: int | None) -> bytes:
+    def rewrite(self, call: Call, body: bytes, edits: Edits) -> bytes:
         """Usage needs no asking here. Raises Undecodable (402) where the limit is below what the API takes."""
-        del ask_usage
-        if max_output is None and caps is None:
+        if edits.max_output is None and edits.caps is None and not edits.last and edits.model is None:
             return body
-        fields = read_object(body)
+        fields, limit = read_object(body), edits.max_output
         # compaction knows no limit
-        edits = request.limited(fields, max_output) if max_output is not None and call.operation == "chat" else []
-        if caps is not None and any(tool.cappable for tool in call.size.hosted):
-            edits += request.capped(fields, caps, more=any(start == fields.end for start, _, _ in edits))
-        return splice(body, edits)
+        changes = request.limited(fields, limit) if limit is not None and call.operation == "chat" else []
+        if edits.caps is not None and any(tool.cappable for tool in call.size.hosted):
+            changes += request.capped(fields, edits.caps, more=any(start == fields.end for start, _, _ in changes))
+        if edits.last and bodies.is_filled(fields, "tools"):
+            bodies.put(fields, "tool_choice", b'"none"', changes)
+        if edits.model is not None:
+            bodies.put(fields, "model", msgspec.json.encode(edits.model), changes)
+        return splice(body, changes)
 
     def reader(self, call: Call, hide_usage: bool) -> ResponsesReader:
         """A reader for a streamed answer; there is no usage event of its own to hide."""

@@ -211,7 +211,7 @@ async def test_without_a_limit_that_binds_nothing_is_metered():
     step, ask = made(world, body)
     assert step.offer.must_set
     assert None is await held(world, step, ask, None)
-    assert (False, None, None, None) == (step.metered, step.limit, hold.metered_output(step), hold.caps(step))
+    assert (False, None, None, None) == (step.metered, step.limit, hold.metered_output(step), hold.edits(step, False).caps)
 
 
 # --------------------------------------------------------------------------- the hold's end

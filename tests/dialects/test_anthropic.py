@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from gateway.core.errors import Undecodable
-from gateway.core.types import Hosted, Inbound, Labels, Provider, Refusal
+from gateway.core.types import Edits, Hosted, Inbound, Labels, Provider, Refusal
 from gateway.core.wire.history import fold
 from gateway.dialects.anthropic import Anthropic
 
@@ -238,10 +238,40 @@ def test_rewrite_changes_only_what_it_must():
         b'{"model":"claude-x", "max_tokens": 900,\n "messages":[], "tools":[{"type":"web_search_20250305","name":"w"}]}'
     )
     call = dialect.decode(_inbound(raw), PROVIDER)
-    assert raw is dialect.rewrite(call, raw, None, True, None)
-    assert raw is dialect.rewrite(call, raw, 1000, True, None)
+    assert raw is dialect.rewrite(call, raw, Edits(ask_usage=True))
+    assert raw is dialect.rewrite(call, raw, Edits(1000, True))
     expected = raw.replace(b"900", b"300").replace(b'"name":"w"', b'"name":"w","max_uses":5')
-    assert expected == dialect.rewrite(call, raw, 300, False, 5)
+    assert expected == dialect.rewrite(call, raw, Edits(300, caps=5))
+
+
+TOOLS = b'"tools":[{"name":"f","input_schema":{}}]'
+
+
+@pytest.mark.parametrize(
+    ("rest", "out"),
+    [
+        (TOOLS, TOOLS + b',"tool_choice":{"type":"none"}'),
+        (
+            b'"tool_choice": {"type":"tool","name":"f","disable_parallel_tool_use":true}, ' + TOOLS,
+            b'"tool_choice": {"type":"none"}, ' + TOOLS,
+        ),
+        (b'"tools":[ ],"tool_choice":{"type":"auto"}', b'"tools":[ ],"tool_choice":{"type":"auto"}'),
+        (b'"tools":null', b'"tools":null'),
+    ],
+)
+def test_a_last_call_may_not_use_the_tools_that_it_lists(rest: bytes, out: bytes):
+    """`tool_choice` none, also where the client forced one; nothing where no tools are offered."""
+    head = b'{"model":"m","max_tokens":9,"messages":[],'
+    raw = head + rest + b"}"
+    call = Anthropic().decode(_inbound(raw), PROVIDER)
+    assert head + out + b"}" == Anthropic().rewrite(call, raw, Edits(last=True))
+
+
+def test_another_model_is_named_where_the_clients_stood():
+    """The rest in its own spelling (http.md section 2)."""
+    raw = b'{"max_tokens":9, "model" : "claude-x","messages":[]}'
+    call = Anthropic().decode(_inbound(raw), PROVIDER)
+    assert raw.replace(b"claude-x", b"claude-y") == Anthropic().rewrite(call, raw, Edits(model="claude-y"))
 
 
 def test_errors_of_the_provider_are_told_from_a_proxys_page():

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gateway.core.errors import Undecodable
-from gateway.core.types import Call, Inbound, Labels, Provider, Quirks, Refusal
+from gateway.core.types import Call, Edits, Inbound, Labels, Provider, Quirks, Refusal
 from gateway.core.wire.history import fold
 from gateway.dialects.openai_chat import OpenAIChat
 
@@ -205,7 +205,7 @@ def test_input_that_is_not_in_the_request_is_unseen():
 def test_thinking_budgets_are_lowered_with_the_limit():
     """Both places where a chat request may hold one."""
     call = decode(thinking={"type": "enabled", "budget_tokens": 4000}, max_tokens=8000)
-    out = OpenAIChat().rewrite(call, call.edits.fields.body, 2000, False, None)
+    out = OpenAIChat().rewrite(call, call.edits.fields.body, Edits(2000))
     assert 4000 == call.size.thinking
     assert (2000, 1999) == (json.loads(out)["max_tokens"], json.loads(out)["thinking"]["budget_tokens"])
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gateway.core.types import Call, Inbound, Labels, Provider, Refusal
+from gateway.core.types import Call, Edits, Inbound, Labels, Provider, Refusal
 from gateway.dialects.openai_completions import OpenAICompletions
 
 OPENAI = Provider("openai", "openai", "https://x", ("openai-completions",))
@@ -47,14 +47,14 @@ def test_an_absent_limit_is_not_asked():
     """16 is OpenAI's own default, not the client's word; the clamp adds max_tokens, the only name here."""
     call = decode(prompt="x")
     assert ("text_completion", None) == (call.operation, call.size.asked_output)
-    out = OpenAICompletions().rewrite(call, call.edits.fields.body, 9, True, None)
-    assert {"model": "m", "prompt": "x", "max_tokens": 9} == json.loads(out)
+    out = OpenAICompletions().rewrite(call, call.edits.fields.body, Edits(9, True, last=True, model="n"))
+    assert {"model": "n", "prompt": "x", "max_tokens": 9} == json.loads(out)
 
 
 def test_usage_is_not_asked_for():
     """http.md section 2: only on chat streams."""
     call = decode(prompt="x", stream=True)
-    assert call.edits.fields.body is OpenAICompletions().rewrite(call, call.edits.fields.body, None, True, None)
+    assert call.edits.fields.body is OpenAICompletions().rewrite(call, call.edits.fields.body, Edits(ask_usage=True))
 
 
 def test_an_echo_is_not_metered():

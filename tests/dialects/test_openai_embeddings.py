@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gateway.core.errors import Undecodable
-from gateway.core.types import Call, Inbound, Labels, Provider, Refusal
+from gateway.core.types import Call, Edits, Inbound, Labels, Provider, Refusal
 from gateway.dialects.openai_embeddings import OpenAIEmbeddings
 
 OPENAI = Provider("openai", "openai", "https://x", ("openai-embeddings",))
@@ -29,7 +29,7 @@ def test_there_is_no_output():
         call.operation,
         call.kind,
     )
-    assert body is OpenAIEmbeddings().rewrite(call, body, 5, True, 3)
+    assert body is OpenAIEmbeddings().rewrite(call, body, Edits(5, True, 3, True, "other"))
 
 
 def test_paths():

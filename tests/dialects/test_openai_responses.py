@@ -11,7 +11,7 @@ import pytest
 from openai.types.responses import ResponseFailedEvent
 
 from gateway.core.errors import Undecodable
-from gateway.core.types import Hosted, Inbound, Labels, Provider, Refusal
+from gateway.core.types import Edits, Hosted, Inbound, Labels, Provider, Refusal
 from gateway.core.wire.flow import MAX_HELD_BYTES
 from gateway.core.wire.history import fold
 from gateway.dialects.openai_responses import OpenAIResponses
@@ -307,14 +307,41 @@ def test_rewrite_changes_only_what_it_must():
     dialect = OpenAIResponses()
     raw = b'{"model":"gpt-x", "max_output_tokens": 900,\n "input":"hi", "tools":[{"type":"web_search"}]}'
     call = dialect.decode(_inbound(raw), PROVIDER)
-    assert raw is dialect.rewrite(call, raw, None, True, None)
-    assert raw is dialect.rewrite(call, raw, 1000, True, None)
+    assert raw is dialect.rewrite(call, raw, Edits(ask_usage=True))
+    assert raw is dialect.rewrite(call, raw, Edits(1000, True))
     expected = raw.replace(b"900", b"300")[:-1] + b',"max_tool_calls":5}'
-    assert expected == dialect.rewrite(call, raw, 300, False, 5)
+    assert expected == dialect.rewrite(call, raw, Edits(300, caps=5))
     bare = dialect.decode(_inbound(BODY), PROVIDER)
     assert {**BODY, "max_output_tokens": 30} == json.loads(
-        dialect.rewrite(bare, json.dumps(BODY).encode(), 30, False, 5)
+        dialect.rewrite(bare, json.dumps(BODY).encode(), Edits(30, caps=5))
     )
+
+
+@pytest.mark.parametrize(
+    ("rest", "out"),
+    [
+        (b'"tools":[{"type":"web_search"}]', b'"tools":[{"type":"web_search"}],"tool_choice":"none"'),
+        (
+            b'"tools":[{"type":"web_search"}], "tool_choice": {"type":"web_search"}, "parallel_tool_calls":true',
+            b'"tools":[{"type":"web_search"}], "tool_choice": "none", "parallel_tool_calls":true',
+        ),
+        (b'"tools":[],"tool_choice":"auto"', b'"tools":[],"tool_choice":"auto"'),
+    ],
+)
+def test_a_last_call_may_not_use_the_tools_that_it_lists(rest: bytes, out: bytes):
+    """`tool_choice` none, also where the client forced one; nothing where no tools are offered."""
+    raw = b'{"model":"gpt-x","input":"hi",' + rest + b"}"
+    call = OpenAIResponses().decode(_inbound(raw), PROVIDER)
+    assert b'{"model":"gpt-x","input":"hi",' + out + b"}" == OpenAIResponses().rewrite(call, raw, Edits(last=True))
+
+
+def test_all_edits_at_once_keep_the_rest():
+    """Four fields set in one body: valid JSON, in the order in which they were added."""
+    raw = b'{"model":"gpt-x","input":"hi","tools":[{"type":"web_search"}]}'
+    call = OpenAIResponses().decode(_inbound(raw), PROVIDER)
+    out = OpenAIResponses().rewrite(call, raw, Edits(300, True, 5, True, "gpt-y"))
+    added = b',"max_output_tokens":300,"max_tool_calls":5,"tool_choice":"none"}'
+    assert raw.replace(b"gpt-x", b"gpt-y")[:-1] + added == out
 
 
 def test_errors_of_the_provider_are_told_from_a_proxys_page():

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.core.ports import Dialect
-from gateway.core.types import Call, Inbound, Labels, Provider, Quirks, Reply, Usage
+from gateway.core.types import Call, Edits, Inbound, Labels, Provider, Quirks, Reply, Usage
 from gateway.dialects.openai_chat import OpenAIChat
 from gateway.dialects.openai_completions import OpenAICompletions
 from gateway.dialects.openai_embeddings import OpenAIEmbeddings
@@ -51,7 +51,7 @@ def ask(dialect: Dialect, record: dict[str, Any]) -> Call:
     provider = Provider(name, name, "https://x", (record["dialect"],), quirks=QUIRKS.get(name, Quirks()))
     body = json.dumps(record["request_body"], ensure_ascii=False).encode()
     call = dialect.decode(Inbound(record["method"], None, path, path, "", (), body, Labels(), "t", None, 0.0), provider)
-    assert body is dialect.rewrite(call, body, None, False, None)
+    assert body is dialect.rewrite(call, body, Edits())
     return call
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.types import Call
+from gateway.core.types import Call, Edits
 from gateway.dialects.openai_responses import OpenAIResponses
 from tests.wire.recorded import (
     HIDDEN_TOKENS,
@@ -38,7 +38,7 @@ def test_every_recorded_request_decodes(recorded):
             continue
         assert ("metered", row["request_body"]["model"]) == (call.kind, call.model)
         assert row["request_body"].get("max_output_tokens") == call.size.asked_output
-        assert inbound.body == dialect.rewrite(call, inbound.body, None, True, None)
+        assert inbound.body == dialect.rewrite(call, inbound.body, Edits(ask_usage=True))
         if bounded_by_bytes(call):
             assert (row["expected"]["input_tokens"] or 0) <= call.size.text_bytes + HIDDEN_TOKENS, row["id"]
 

@@ -302,6 +302,21 @@ def insertion(fields: Fields, key: str, value: bytes, more: bool = False) -> Edi
     return (fields.end, fields.end, comma + msgspec.json.encode(key) + b":" + value)
 
 
+def put(fields: Fields, key: str, value: bytes, edits: list[Edit]) -> None:
+    """Adds to `edits` what sets a field: its value (also a null) replaced where it stands, else the field added."""
+    span = fields.spans.get(key)
+    if span is not None:
+        edits.append((*span, value))
+    else:
+        edits.append(insertion(fields, key, value, more=any(edit[0] == fields.end for edit in edits)))
+
+
+def is_filled(fields: Fields, key: str) -> bool:
+    """Does this array hold anything? Absent and null hold nothing."""
+    raw = fields.get(key)
+    return raw is not None and bool(read_list(raw, key))
+
+
 def insert_field(body: bytes, key: str, value: bytes) -> bytes:
     """The body of an object with one field more at its end, everything else in its own spelling."""
     return splice(body, [insertion(read_object(body), key, value)])

@@ -10,10 +10,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from gateway.core.errors import Undecodable
-from gateway.core.types import Call, Provider
+from gateway.core.types import Call, Edits, Provider
 from gateway.core.wire import body as bodies
 from gateway.core.wire.body import MAX_DEPTH, Edit, Fields
 from gateway.core.wire.history import Memo, growth
@@ -81,19 +82,30 @@ def check_fields(fields: Fields, memo: Memo[int], skip: Sequence[str] = ()) -> i
     return extra
 
 
-def rewrite(call: Call, body: bytes, max_output: int | None, ask_usage: bool, only_name: str = "") -> bytes:
-    """The body with its output limit and usage request set; everything else in its own spelling.
+def rewrite(call: Call, body: bytes, wanted: Edits, only_name: str = "") -> bytes:
+    """The body with its output limit, usage request, tool choice and model set; everything else in its own spelling.
 
     `only_name`: what a format calls its limit, whatever the preset. The same object where nothing changes.
     """
     note: Note = call.edits
     fields = note.fields if note.fields.body is body else bodies.read_object(body)
     edits: list[Edit] = []
-    if max_output is not None:
-        _limit_output(note, fields, max_output, only_name or _name_of_limit(call.provider), edits)
-    if ask_usage:
+    if wanted.max_output is not None:
+        _limit_output(note, fields, wanted.max_output, only_name or _name_of_limit(call.provider), edits)
+    if wanted.ask_usage:
         _ask_usage(fields, edits)
+    if wanted.last:
+        _forbid_tools(fields, edits)
+    if wanted.model is not None:
+        bodies.put(fields, "model", msgspec.json.encode(wanted.model), edits)
     return bodies.splice(body, edits)
+
+
+def _forbid_tools(fields: Fields, edits: list[Edit]) -> None:
+    """No tool may be called. Only where some are listed: without, OpenAI answers 400 to a tool_choice."""
+    for offered, choice in (("tools", "tool_choice"), ("functions", "function_call")):
+        if bodies.is_filled(fields, offered):
+            bodies.put(fields, choice, b'"none"', edits)
 
 
 def _name_of_limit(provider: Provider) -> str:
@@ -107,7 +119,7 @@ def _limit_output(note: Note, fields: Fields, most: int, name: str, edits: list[
         if limit > most:
             edits.append((*fields.spans[given], number))
     if not note.limits:
-        _set_field(fields, name, number, edits)
+        bodies.put(fields, name, number, edits)
     for outer, inner, budget in note.thinking:
         # Claude behind a chat endpoint wants budget_tokens below the limit (wire-formats.md section 1)
         if budget >= most:
@@ -120,21 +132,12 @@ def _limit_output(note: Note, fields: Fields, most: int, name: str, edits: list[
 def _ask_usage(fields: Fields, edits: list[Edit]) -> None:
     raw = fields.get("stream_options")
     if raw is None:
-        _set_field(fields, "stream_options", b'{"include_usage":true}', edits)
+        bodies.put(fields, "stream_options", b'{"include_usage":true}', edits)
         return
     start = fields.spans["stream_options"][0]
     options = bodies.read_object(raw)
     if bodies.boolean(options, "include_usage"):
         return
     inner: list[Edit] = []
-    _set_field(options, "include_usage", b"true", inner)
+    bodies.put(options, "include_usage", b"true", inner)
     edits.extend((start + at, start + end, value) for at, end, value in inner)
-
-
-def _set_field(fields: Fields, name: str, value: bytes, edits: list[Edit]) -> None:
-    """Replaces a value (also a null) where it stands, or adds the field at the end."""
-    span = fields.spans.get(name)
-    if span is not None:
-        edits.append((*span, value))
-    else:
-        edits.append(bodies.insertion(fields, name, value, more=any(edit[0] == fields.end for edit in edits)))

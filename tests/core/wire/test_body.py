@@ -188,3 +188,19 @@ def test_splices_keep_the_rest():
     assert b'{"x":1}' == insert_field(b"{}", "x", b"1")
     with pytest.raises(ValueError, match="overlap"):
         splice(raw, [(0, 5, b""), (3, 6, b"")])
+
+
+def test_a_field_is_put_where_it_stands_or_behind_the_last():
+    """A null counts as standing there; two additions keep valid JSON."""
+    fields = bodies.read_object(b'{"a" : 1,"b":null}')
+    edits: list[bodies.Edit] = []
+    for key in ("a", "b", "c", "d"):
+        bodies.put(fields, key, b"7", edits)
+    assert b'{"a" : 7,"b":7,"c":7,"d":7}' == bodies.splice(fields.body, edits)
+
+
+@pytest.mark.parametrize(("raw", "filled"), [(b'{"t":[1]}', True), (b'{"t":[ ]}', False), (b'{"t":null}', False)])
+def test_an_array_is_filled_where_it_holds_something(raw: bytes, filled: bool):
+    """Blanks hold nothing, nor does null, nor an absent field."""
+    fields = bodies.read_object(raw)
+    assert (filled, False) == (bodies.is_filled(fields, "t"), bodies.is_filled(fields, "other"))

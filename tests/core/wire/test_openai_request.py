@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.errors import Undecodable
-from gateway.core.types import Call, Provider, Quirks
+from gateway.core.types import Call, Edits, Provider, Quirks
 from gateway.core.wire.body import read_object
 from gateway.core.wire.history import Memo
 from gateway.core.wire.openai_request import Note, asks_usage, check_fields, read_limits, read_model, rewrite
@@ -26,7 +26,7 @@ def call_of(raw: bytes, provider: Provider = OPENAI, thinking=()) -> Call:
 
 def clamp(raw: bytes, most: int | None, ask: bool = False, provider: Provider = OPENAI, thinking=()) -> bytes:
     """The body after rewrite."""
-    return rewrite(call_of(raw, provider, thinking), raw, most, ask)
+    return rewrite(call_of(raw, provider, thinking), raw, Edits(most, ask))
 
 
 @pytest.mark.parametrize(
@@ -99,10 +99,35 @@ def test_a_thinking_budget_stays_below_the_limit():
     assert b"4000" in clamp(raw, 5000, thinking=(("thinking", "budget_tokens", 4000),))
 
 
+@pytest.mark.parametrize(
+    ("raw", "out"),
+    [
+        (b'{"tools":[{}]}', b'{"tools":[{}],"tool_choice":"none"}'),
+        (b'{"tool_choice":"required","tools":[{}]}', b'{"tool_choice":"none","tools":[{}]}'),
+        (
+            b'{"tool_choice":{"type":"function","function":{"name":"f"}},"parallel_tool_calls":true,"tools":[{}]}',
+            b'{"tool_choice":"none","parallel_tool_calls":true,"tools":[{}]}',
+        ),
+        (b'{"functions":[{}],"function_call":{"name":"f"}}', b'{"functions":[{}],"function_call":"none"}'),
+        (b'{"tools":[ ]}', b'{"tools":[ ]}'),
+        (b'{"response_format":{"type":"json_object"}}', b'{"response_format":{"type":"json_object"}}'),
+    ],
+)
+def test_a_last_call_may_not_use_the_tools_that_it_lists(raw, out):
+    """`tool_choice` (of old `function_call`) none; OpenAI refuses it where no tools are listed."""
+    assert out == rewrite(call_of(raw), raw, Edits(last=True))
+
+
+def test_the_model_is_named_where_the_clients_stood():
+    """Everything else in its own spelling; a name is spelled as JSON."""
+    raw = b'{"n":1, "model" : "a", "max_tokens":9}'
+    assert b'{"n":1, "model" : "b/\\"c", "max_tokens":4}' == rewrite(call_of(raw), raw, Edits(4, model='b/"c'))
+
+
 def test_another_body_is_read_again():
     """Spans belong to the bytes they were found in."""
     call = call_of(b'{"max_tokens":100}')
-    assert b'{"x":1,"max_tokens":5}' == rewrite(call, b'{"x":1,"max_tokens":100}', 5, False)
+    assert b'{"x":1,"max_tokens":5}' == rewrite(call, b'{"x":1,"max_tokens":100}', Edits(5))
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "@cf/meta/llama-3.3", "anthropic/claude:free", "a" * 200])
