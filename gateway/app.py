@@ -46,7 +46,7 @@ from gateway.edge.tasks import Tasks
 from gateway.edge.tokenizer import HelperTokenizer
 from gateway.edge.watch import LOOK_S, StoreWatch
 from gateway.pipeline import Pipeline
-from gateway.rules.budget import RunBudgets
+from gateway.rules.budget import Budgets
 from gateway.stores.sqlite import SqliteStore
 
 DRAIN_S = 30.0  # a stop waits so long for the calls in flight; what is left is presumed
@@ -87,7 +87,7 @@ async def build(settings: Settings, stack: AsyncExitStack) -> str:
     log.on_loop(asyncio.get_running_loop())
     log.adopt("aiohttp.server", "aiohttp.client", "aiohttp.web", "asyncio")
     tasks = Tasks(log)
-    budgets = settings.run_budgets()
+    budgets = settings.budget_rules()
     store = await _open_store(settings, clock, stack)
     tasks.every(LOOK_S, StoreWatch(store, log).look, "store-watch")
     reading = store.reading()
@@ -95,8 +95,8 @@ async def build(settings: Settings, stack: AsyncExitStack) -> str:
     stack.push_async_callback(upstream.close)
     tokenizer = HelperTokenizer()
     stack.push_async_callback(tokenizer.close)
-    rule = RunBudgets(budgets, refuse_unknown=settings.prices.unknown == "refuse")
-    policy = Policy(settings.runs.min_output, settings.prices.default_max_output, rule.clamps)
+    rule = Budgets(budgets, refuse_unknown=settings.prices.unknown == "refuse")
+    policy = Policy(settings.runs.min_output, settings.prices.default_max_output)
     parts = Parts(
         store=store,
         upstream=upstream,

@@ -24,7 +24,7 @@ from gateway.core.quote import Policy
 from gateway.core.types import Exchange, Inbound, Key, Provider
 from gateway.edge.pricelist import PriceList
 from gateway.pipeline import Pipeline
-from gateway.rules.budget import Budget, RunBudgets
+from gateway.rules.budget import Budget, Budgets
 from gateway.stores.memory import MemoryStore
 from tests.fakes import FakeClock, RecordingOutlet, Scripted, ScriptedUpstream
 
@@ -120,7 +120,7 @@ class World:
         self.live, self.kin = Live(), Kin()
         self.log: list[tuple[str, dict[str, Any]]] = []
         self.dialects = dialects()
-        rule = RunBudgets(budgets, refuse_unknown=more.pop("refuse_unknown", True))
+        rule = Budgets(budgets, refuse_unknown=more.pop("refuse_unknown", True))
         known: dict[str, Any] = {"wait_s": 30.0, "index": Index(), **more}
         self.parts = Parts(
             store=self.faulty,
@@ -131,7 +131,7 @@ class World:
             clock=self.clock,
             kin=self.kin,
             live=self.live,
-            policy=Policy(clamp=rule.clamps),
+            policy=Policy(),
             log=lambda event, fields: self.log.append((event, fields)),
             **known,
         )

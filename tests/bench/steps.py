@@ -21,7 +21,7 @@ from gateway.core.step import Way, begin
 from gateway.core.types import Call, Inbound, Reply
 from gateway.edge.clock import SystemClock
 from gateway.edge.pricelist import PriceList
-from gateway.rules.budget import Budget, RunBudgets
+from gateway.rules.budget import Budget, Budgets
 from tests.bench.wire import ANSWER, CHUNKS, DELTA, LAST
 from tests.fakes import RecordingOutlet
 
@@ -56,7 +56,7 @@ class Rooms:
         self.provider = PRESETS["openai"]
         self.routes = Routes({"openai": self.provider}, self.spoken, "refuse")
         self.prices = PriceList()
-        self.rule = RunBudgets([Budget("b", 10**13, 10**13)])
+        self.rule = Budgets([Budget("b", 10**13, 10**13)])
         self.index = Index()
         self.inbound = self.arrive(body)
         self.chat = next(dialect for dialect in self.spoken if dialect.name == "openai-chat")

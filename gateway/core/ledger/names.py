@@ -34,3 +34,9 @@ def read(account: str) -> Name:
     if "%" in owner:
         owner = owner.replace("%2F", "/").replace("%25", "%")
     return Name(kind, owner, unit, window)
+
+
+def scope_of(account: str) -> str:
+    """The word of `details.scope` (http.md section 3): run, agent:NAME, user:NAME, key:NAME or global."""
+    name = read(account)
+    return f"{name.kind}:{name.owner}" if name.kind in ("agent", "user", "key") else name.kind

@@ -325,7 +325,8 @@ def test_an_order_that_knows_less_of_its_run_than_the_ledger_is_stale() -> None:
     """Another process was told of a parent, an agent, a user: their budgets apply to this call too."""
     book = Book("i")
     grant(book, 0.0, of_child("c1", parent="R", agent="a", user="u"))
-    for less in ({"user": "u"}, {"agent": "a"}, {"agent": "b", "user": "u"}):
+    known: tuple[dict[str, Any], ...] = ({"user": "u"}, {"agent": "a"}, {"agent": "b", "user": "u"})
+    for less in known:
         assert "stale" == refusal(book, 0.0, of_child("c2", **less)).reason
     assert "stale" == refusal(book, 0.0, of_child("c2", ("run/K",), agent="a", user="u")).reason
     grant(book, 0.0, of_child("c2", agent="a", user="u"))
