@@ -14,16 +14,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from aiohttp import web
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from gateway.core.errors import ConfigError, StoreFailed
 from gateway.core.identify import run_key
+from gateway.core.ledger import names
 from gateway.core.ports import Clock, Reading, Store
 from gateway.core.refusal import rfc3339, usd
 from gateway.core.secret import Secret
 from gateway.core.types import Run, RunFacts
 from gateway.edge import api_models as m
 from gateway.edge import api_views as views
+from gateway.edge.api_budgets import Books
 from gateway.edge.api_door import HEADERS, Asked, Door, Wrong, reply, run_filter
 from gateway.edge.api_events import Feed
 from gateway.edge.api_reads import Account, Reads
@@ -63,20 +65,25 @@ class Control:
     def __init__(
         self, store: Store, reading: Reading, live: Live, surface: Surface, clock: Clock, tasks: Tasks
     ) -> None:
-        if surface.hosts is None and surface.token is None:
-            raise ConfigError("a control plane that answers under any name needs [server] admin_token")
         self._store = store
         self._reads = Reads(reading)
         self._live = live
-        self._surface = surface
         self._clock = clock
         self._tasks = tasks
-        self._door = Door(surface.token, surface.hosts)
-        self._top = views.ceiling(surface.budgets)
         self._feed = Feed(self._reads)
+        self.adopt(surface)
         self._verbs: dict[str, Callable[[Asked], Awaitable[web.StreamResponse]]] = {
             route.verb: getattr(self, f"_{route.verb}") for route in ROUTES
         }
+
+    def adopt(self, surface: Surface) -> None:
+        """From now on the configuration says this. Raises ConfigError where nobody would be kept out."""
+        if surface.hosts is None and surface.token is None:
+            raise ConfigError("a control plane that answers under any name needs [server] admin_token")
+        self._surface = surface
+        self._door = Door(surface.token, surface.hosts)
+        self._tops = views.ceilings(surface.budgets)
+        self._books = Books(surface.budgets)
 
     @staticmethod
     def owns(path: str) -> bool:
@@ -112,12 +119,16 @@ class Control:
 
     async def _runs(self, asked: Asked) -> web.StreamResponse:
         wanted = run_filter(asked.query)
+        if "parent" in asked.query:
+            parent, _ = await self._reads.find(asked.query["parent"], asked.key, self._surface.tenants)
+            wanted = structs.replace(wanted, parent=parent.key)
         runs, after = await self._reads.runs(wanted, asked.key, asked.limit, asked.cursor)
-        items = [views.run_item(run, balance, self._top) for run, balance in runs]
+        found = await self._reads.standings([name for run, _ in runs for name in views.accounts_of(run.key)])
+        items = [views.run_item(run, balance, views.limits_of(run.key, found, self._tops)) for run, balance in runs]
         return reply(m.RunPage.model_construct(items=items, next_cursor=after))
 
     async def _run(self, asked: Asked) -> web.StreamResponse:
-        return self._shown(await self._found(asked))
+        return await self._shown(await self._found(asked))
 
     async def _calls(self, asked: Asked) -> web.StreamResponse:
         run, _ = await self._found(asked)
@@ -133,24 +144,30 @@ class Control:
         items = [views.tool_item(span) for span in found[begin:end]]
         return reply(m.ToolPage.model_construct(items=items, next_cursor=str(end) if end < len(found) else None))
 
+    async def _held(self, asked: Asked) -> web.StreamResponse:
+        run, _ = await self._found(asked)
+        begin = asked.offset
+        end = begin + asked.limit
+        found = await self._reads.open_calls(run.key, end + 1)
+        items = [views.held_item(call, run.tenant) for call in found[begin:end]]
+        return reply(m.HeldPage.model_construct(items=items, next_cursor=str(end) if end < len(found) else None))
+
     async def _events(self, asked: Asked) -> web.StreamResponse:
         run, _ = await self._found(asked)
         return await self._feed.follow(asked.request, run.key)
 
     async def _budgets(self, asked: Asked) -> web.StreamResponse:
-        budgets = self._surface.budgets
-        if not budgets:
-            return reply(m.BudgetPage(items=[], next_cursor=None))
-        each = max(1, asked.limit // len(budgets))
-        runs, after = await self._reads.runs(run_filter({}), None, each, asked.cursor)
-        lowest = min(budgets, key=lambda budget: budget.limit)
-        now = self._clock.now()
-        items = [
-            views.budget_item(budget, run, balance, budget is lowest, now)
-            for run, balance in runs
-            for budget in budgets
-        ]
-        return reply(m.BudgetPage.model_construct(items=items, next_cursor=after))
+        books, now = self._books, self._clock.now()
+        if "run" not in asked.query:
+            limit, cursor = asked.limit, asked.cursor
+            items, after = await self._reads.ask(lambda reading: books.page(reading, now, limit, cursor))
+            return reply(m.BudgetPage.model_construct(items=items, next_cursor=after))
+        run, _ = await self._reads.find(asked.query["run"], asked.key, self._surface.tenants)
+        begin = asked.offset
+        end = begin + asked.limit
+        items = await self._reads.ask(lambda reading: books.of_run(reading, run, now))
+        after = str(end) if end < len(items) else None
+        return reply(m.BudgetPage.model_construct(items=items[begin:end], next_cursor=after))
 
     async def _openapi(self, _asked: Asked) -> web.StreamResponse:
         body = json.dumps(describe(importlib.metadata.version("meterbox")))
@@ -181,11 +198,11 @@ class Control:
             raise Wrong(404, "not_found", f"There is no run {body.parent}, so it can't be the parent.")
         facts = RunFacts(key, run_id, tenant, "api", parent, body.agent, body.user)
         await self._store.make_run(facts, self._clock.now())
-        if body.limits is not None and body.limits.usd is not None:
+        for unit, wanted in (body.limits.by_unit() if body.limits is not None else {}).items():
             # in force is the lower of configuration and request (http.md section 4)
-            top = self._top.limit_nusd
-            asked_nusd = body.limits.usd
-            await self._store.set_limit(views.account_of(key), asked_nusd if top is None else min(asked_nusd, top))
+            top = self._tops.get(unit)
+            amount = wanted if top is None else min(wanted, top.limit)
+            await self._store.set_limit(names.spell("run", key, unit), amount)
         return await self._show(key)
 
     async def _end(self, asked: Asked) -> web.StreamResponse:
@@ -224,14 +241,15 @@ class Control:
 
     async def _limits(self, asked: Asked) -> web.StreamResponse:
         run, _ = await self._found(asked)
-        wanted, most = asked.body.usd, self._top.most_nusd
-        if wanted is None:
-            raise Wrong(400, "invalid_request", "Say what to change: this version limits usd.")
-        if most is not None and wanted > most:
-            raise Wrong(400, "limit_too_high", f"The configuration (max_usd) allows at most ${usd(most)} for one run.")
-        balance = await self._store.set_limit(views.account_of(run.key), wanted)
-        if run.state == "paused" and wanted > balance.spent:
-            await self._store.end_run(run.key, "active", None, None, self._clock.now())
+        wanted: dict[str, int] = asked.body.by_unit()
+        if not wanted:
+            raise Wrong(400, "invalid_request", f"Say what to change: {', '.join(views.UNITS)}.")
+        for unit, amount in wanted.items():  # all are looked at before one is changed
+            top = self._tops.get(unit)
+            if top is not None and amount > top.most:
+                raise Wrong(400, "limit_too_high", too_high(unit, top.most))
+        for unit, amount in wanted.items():
+            await self._store.set_limit(names.spell("run", run.key, unit), amount)
         return await self._show(run.key)
 
     async def _transition(self, asked: Asked) -> web.StreamResponse:
@@ -281,10 +299,12 @@ class Control:
         return await self._reads.find(asked.id, asked.key, self._surface.tenants)
 
     async def _show(self, key: str) -> web.StreamResponse:
-        return self._shown(await self._reads.known(key))
+        return await self._shown(await self._reads.known(key))
 
-    def _shown(self, found: Account) -> web.StreamResponse:
-        return reply(views.run_item(*found, self._top))
+    async def _shown(self, found: Account) -> web.StreamResponse:
+        run, balance = found
+        standings = await self._reads.standings(views.accounts_of(run.key))
+        return reply(views.run_item(run, balance, views.limits_of(run.key, standings, self._tops)))
 
     def _tenant(self, key: str | None) -> str:
         names = self._surface.tenants
@@ -293,6 +313,13 @@ class Control:
         if key is not None and key not in names:
             raise Wrong(404, "not_found", f"There is no virtual key {key[:64]!r}.")
         return key or (names[0] if names else "")
+
+
+def too_high(unit: str, most: int) -> str:
+    """Which limit the configuration allows at most."""
+    if unit == "nusd":
+        return f"The configuration (max_usd) allows at most ${usd(most)} for one run."
+    return f"The configuration allows at most {most} {unit.replace('_', ' ')} for one run."
 
 
 def _stopped_with(run: Run, root: Run) -> bool:

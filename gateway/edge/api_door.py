@@ -205,7 +205,7 @@ def run_filter(query: Mapping[str, str]) -> RunFilter:
         raise Wrong(400, "invalid_request", f"state is one of {', '.join(STATES)}.")
     if sort not in SORTS:
         raise Wrong(400, "invalid_request", f"sort is one of {', '.join(SORTS)}.")
-    return RunFilter(state, query.get("agent"), query.get("user"), since(query.get("since")), sort)
+    return RunFilter(state, query.get("agent"), query.get("user"), since(query.get("since")), sort=sort)
 
 
 def since(said: str | None) -> float | None:

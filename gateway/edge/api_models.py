@@ -16,6 +16,7 @@ from gateway.core.types import NUSD
 
 # The ledger refuses an amount above 2**50 nano-dollars (core/ledger/book.py); this is the round figure below it.
 MOST_USD = 1_000_000
+MOST_COUNT = 1_000_000_000_000  # calls, tokens, seconds
 
 RUN_ID = r"^[A-Za-z0-9._:-]{1,128}$"
 NAME = r"^[^\x00-\x1f\x7f]{1,256}$"  # agents and users, as labels allow them
@@ -54,6 +55,7 @@ _INSTANT = {"type": "string", "format": "date-time", "examples": ["2026-11-20T12
 Usd = Annotated[str, WithJsonSchema(_USD)]
 Instant = Annotated[str, WithJsonSchema(_INSTANT)]
 AskedNusd = Annotated[int, BeforeValidator(_nano), WithJsonSchema(_USD)]
+AskedCount = Annotated[int, Field(ge=0, le=MOST_COUNT)]
 Word = Annotated[str, Field(max_length=1000)]
 
 
@@ -197,13 +199,27 @@ class ToolItem(Answered):
     repeated: bool
 
 
+class HeldItem(Answered):
+    """A call under way: what it holds until its answer ends, at the latest until its deadline."""
+
+    call_id: str
+    run_id: str
+    model: str
+    started_at: Instant
+    deadline_at: Instant
+    held_usd: Usd
+    held_tokens: int | None = Field(description="Where a budget counts tokens")
+
+
 class BudgetItem(Answered):
     """One account of a budget. Dollars are decimal strings, other units integers."""
 
     name: str
-    scope: str
-    account: str
-    unit: str
+    scope: str = Field(
+        description="As configured: run, agent:*, agent:NAME, user:*, user:NAME, key:*, key:NAME, global"
+    )
+    account: str = Field(description="run/R/UNIT, or the words of a refusal: agent:NAME, user:NAME, key:NAME, global")
+    unit: str = Field(description="usd, calls, tool_calls, tokens, seconds")
     per: str
     mode: str
     limit: Usd | int | None
@@ -212,7 +228,9 @@ class BudgetItem(Answered):
     overrun: Usd | int
     window_started_at: Instant | None
     resets_at: Instant | None
-    exhausted_at: Instant | None = Field(description="At the pace of the run so far; null if never")
+    exhausted_at: Instant | None = Field(
+        description="At the pace so far in this window, or of this run; null if it lasts until the end"
+    )
 
 
 class RunPage(Answered):
@@ -233,6 +251,13 @@ class ToolPage(Answered):
     """A page of tool spans."""
 
     items: list[ToolItem]
+    next_cursor: str | None
+
+
+class HeldPage(Answered):
+    """A page of calls under way."""
+
+    items: list[HeldItem]
     next_cursor: str | None
 
 
@@ -269,9 +294,19 @@ class Health(Answered):
 
 
 class NewLimits(Asked):
-    """Limits of a run; only those of units that are enforced are taken."""
+    """Limits of a run: dollars as a decimal string, everything else as whole numbers."""
 
     usd: AskedNusd | None = None
+    calls: AskedCount | None = None
+    tool_calls: AskedCount | None = None
+    tokens: AskedCount | None = None
+    seconds: AskedCount | None = None
+
+    def by_unit(self) -> dict[str, int]:
+        """What is asked for, by the ledger's unit and in its numbers."""
+        said = {"nusd": self.usd, "calls": self.calls, "tool_calls": self.tool_calls}
+        said |= {"tokens": self.tokens, "seconds": self.seconds}
+        return {unit: amount for unit, amount in said.items() if amount is not None}
 
 
 class NewRun(Asked):

@@ -13,7 +13,7 @@ from copy import copy
 from typing import TypeVar
 
 from gateway.core.identify import run_key
-from gateway.core.ports import Reading, RunFilter
+from gateway.core.ports import OpenCall, Reading, RunFilter, Standing
 from gateway.core.tools import ToolSpan, spans
 from gateway.core.types import Balance, Entry, Exchange, Run
 from gateway.edge.api_door import MOST_LIMIT, Wrong
@@ -109,6 +109,15 @@ class Reads:
             return found
 
         return await self.ask(walk)
+
+    async def standings(self, accounts: Sequence[str]) -> dict[str, Standing]:
+        """Those of these accounts that count anything."""
+        return await self.ask(lambda reading: reading.standings(accounts))
+
+    async def open_calls(self, key: str, limit: int) -> list[OpenCall]:
+        """Calls under way of a run and its descendants, the oldest first."""
+        keys = [run.key for run in await self.line(key)]
+        return await self.ask(lambda reading: reading.open_calls(keys, limit))
 
     async def calls(self, key: str, limit: int, cursor: str | None) -> tuple[list[Exchange], str | None]:
         """A page of a run's calls."""

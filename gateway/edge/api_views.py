@@ -8,34 +8,57 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
+from gateway.core.ledger import names
+from gateway.core.ports import OpenCall, Standing
 from gateway.core.refusal import rfc3339, usd
 from gateway.core.tools import ToolSpan
 from gateway.core.types import Attempt, Balance, Entry, Exchange, Run, ToolCall, Usage
 from gateway.edge import api_models as m
 from gateway.rules.budget import Budget
 
+UNITS: Final = {"usd": "nusd", "calls": "calls", "tool_calls": "tool_calls", "tokens": "tokens", "seconds": "seconds"}
+
 
 class Ceiling(Struct, frozen=True):
-    """What the configuration says of every run's dollars: the limit, and how far an operator may raise it."""
+    """What the configuration says of one unit of every run: the limit, and how far an operator may raise it."""
 
-    limit_nusd: int | None = None
-    most_nusd: int | None = None
-
-
-def ceiling(budgets: Sequence[Budget]) -> Ceiling:
-    """The lowest of several budgets is the one in force (rules/budget.py)."""
-    lowest = min(budgets, key=lambda budget: budget.limit, default=None)
-    return Ceiling() if lowest is None else Ceiling(lowest.limit, lowest.most)
+    limit: int
+    most: int
 
 
-def account_of(run_key: str) -> str:
-    """The account that a run's dollars, and its descendants', are held on."""
-    return f"run/{run_key}/nusd"
+Ceilings = Mapping[str, Ceiling]  # by the ledger's unit; a unit that nothing limits is not in it
+
+
+def ceilings(budgets: Sequence[Budget]) -> dict[str, Ceiling]:
+    """Of several budgets of a run the lowest limit is in force, and none may be passed; a shadow only watches."""
+    found: dict[str, Ceiling] = {}
+    for budget in budgets:
+        if budget.scope == "run" and not budget.shadow:
+            known = found.get(budget.unit, Ceiling(budget.limit, budget.most))
+            found[budget.unit] = Ceiling(min(known.limit, budget.limit), min(known.most, budget.most))
+    return found
+
+
+def accounts_of(run_key: str) -> list[str]:
+    """The accounts on which a run, with its descendants, is counted, a unit each."""
+    return [names.spell("run", run_key, unit) for unit in UNITS.values()]
+
+
+def limits_of(run_key: str, found: Mapping[str, Standing], tops: Ceilings) -> m.Limits:
+    """What is in force: the lower of the configuration and of what was asked for this run, see `ports.Standing`."""
+    said: dict[str, str | int | None] = {}
+    for word, unit in UNITS.items():
+        standing, top = found.get(names.spell("run", run_key, unit)), tops.get(unit)
+        limit = standing.cap if standing is not None else None
+        if top is not None:
+            limit = top.limit if limit is None else min(limit, top.most)
+        said[word] = usd(limit) if unit == "nusd" and limit is not None else limit
+    return m.Limits.model_construct(**said)  # type: ignore[arg-type]  # units other than usd are integers
 
 
 def maybe_instant(at: float | None) -> str | None:
@@ -58,9 +81,8 @@ def id_of(key: str | None, tenant: str) -> str | None:
     return key.removeprefix(f"{tenant}~") if key and tenant else key
 
 
-def run_item(run: Run, balance: Balance, top: Ceiling) -> m.RunItem:
-    """A run with its money from the ledger at this instant. No limit on its account: none was looked at yet."""
-    limit = top.limit_nusd if balance.limit is None else balance.limit
+def run_item(run: Run, balance: Balance, limits: m.Limits) -> m.RunItem:
+    """A run with its money from the ledger at this instant."""
     return m.RunItem.model_construct(
         run_id=run.id,
         key=run.tenant or None,
@@ -87,7 +109,7 @@ def run_item(run: Run, balance: Balance, top: Ceiling) -> m.RunItem:
         own_spent_usd=usd(run.own_spent_nusd),
         held_usd=usd(balance.held),
         overrun_usd=usd(balance.overrun),
-        limits=m.Limits.model_construct(usd=maybe_usd(limit)),
+        limits=limits,
         trace_id=run.trace_id,
     )
 
@@ -145,36 +167,17 @@ def _attempt(attempt: Attempt) -> m.AttemptItem:
     )
 
 
-def budget_item(budget: Budget, run: Run, balance: Balance, in_force: bool, now: float) -> m.BudgetItem:
-    """A run's account under one budget; of several budgets the lowest is in force, and has the account's own limit."""
-    limit = balance.limit if in_force and balance.limit is not None else budget.limit
-    return m.BudgetItem.model_construct(
-        name=budget.name,
-        scope="run",
-        account=balance.account,
-        unit="usd",
-        per="run",
-        mode="strict",
-        limit=usd(limit),
-        spent=usd(balance.spent),
-        held=usd(balance.held),
-        overrun=usd(balance.overrun),
-        window_started_at=rfc3339(run.started_at),
-        resets_at=None,
-        exhausted_at=maybe_instant(_exhausted_at(run, balance.spent, limit, now)),
+def held_item(call: OpenCall, tenant: str) -> m.HeldItem:
+    """A call that is under way."""
+    return m.HeldItem.model_construct(
+        call_id=call.call_id,
+        run_id=id_of(call.run, tenant) or call.run,
+        model=call.model,
+        started_at=rfc3339(call.since),
+        deadline_at=rfc3339(call.deadline_at),
+        held_usd=usd(call.held.get("nusd", 0)),
+        held_tokens=call.held.get("tokens"),
     )
-
-
-def _exhausted_at(run: Run, spent: int, limit: int, now: float) -> float | None:
-    """When the account runs dry if the run goes on as it did so far."""
-    if run.state != "active" or spent <= 0:
-        return None
-    if spent >= limit:
-        return run.last_at
-    lasted = now - run.started_at
-    ahead = lasted * (limit - spent) / spent
-    # a pace that needs more than ten years is no pace
-    return now + ahead if lasted > 0 and ahead < 3.2e8 else None
 
 
 def tool_item(span: ToolSpan) -> m.ToolItem:

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import pytest
@@ -70,7 +70,7 @@ class House:
             self.left.set()
             raise
 
-    async def __aenter__(self) -> House:
+    async def __aenter__(self) -> Self:
         await self.store.open()
         self.control = Control(self.store, self.store.reading(), self.live, self.surface, self.clock, self.tasks)
         self.runner = make_runner(self.handle, lambda event, fields: self.log.append(f"{event} {fields}"))
@@ -264,6 +264,16 @@ async def test_its_own_page_may_ask(house: House) -> None:
         ("GET", "/api/runs?since=yesterday", (400, "invalid_request")),
         ("GET", "/api/runs?cursor=nonsense", (400, "invalid_request")),
         ("GET", "/api/runs/r/calls?cursor=x", (400, "invalid_request")),
+        ("GET", "/api/runs/r/calls?cursor=-1", (400, "invalid_request")),
+        ("GET", "/api/runs/r/calls?cursor=1_0", (400, "invalid_request")),
+        ("GET", "/api/runs/r/calls?cursor=%20", (400, "invalid_request")),
+        ("GET", "/api/runs/r/held?cursor=-1", (400, "invalid_request")),
+        ("GET", "/api/runs?parent=none", (404, "not_found")),
+        ("GET", "/api/budgets?cursor=x", (400, "invalid_request")),
+        ("GET", "/api/budgets?cursor=-1", (400, "invalid_request")),
+        ("GET", "/api/budgets?cursor=cnVuIDEgbm9ib2R5", (400, "invalid_request")),
+        ("GET", "/api/budgets?run=none", (404, "not_found")),
+        ("GET", "/api/budgets?scope=run", (400, "invalid_request")),
         ("GET", "/api/runs/r/tools?cursor=-1", (400, "invalid_request")),
     ],
 )
@@ -294,7 +304,13 @@ async def test_a_wrong_question_gets_a_clear_error(
         b'{"usd": 1e-999999999}',
         b'{"usd": true}',
         b'{"usd": "1000001"}',
-        b'{"calls": 5}',
+        b'{"calls": 5.0}',
+        b'{"calls": "5"}',
+        b'{"tool_calls": true}',
+        b'{"tokens": -1}',
+        b'{"tokens": 1e3}',
+        b'{"seconds": 1000000000001}',
+        b'{"usd": "1", "seconds": null, "minutes": 1}',
         b'{"usd": "1", "more": 1}',
         b"{}",
         b"[" * 60_000,
@@ -424,7 +440,7 @@ async def test_a_run_can_be_made_before_its_first_call(house: House) -> None:
     assert ("r", "10") == (child["parent"], child["limits"]["usd"])
     assert 404 == (await house.ask("POST", "/api/runs", {"parent": "none"}))[0]
     assert 400 == (await house.ask("POST", "/api/runs", {"run_id": "a/b"}))[0]
-    refused = await house.store.reserve(house.order("r", NUSD))
+    refused = await house.store.reserve(house.order("r", NUSD, agent="a", user="u"))
     assert isinstance(refused, Denied)
     assert 500_000_000 == refused.balance.limit if refused.balance else None
 
@@ -438,6 +454,70 @@ async def test_limits_rise_no_higher_than_configured(house: House) -> None:
     assert "$20 " in said["error"]["message"]
     assert "0.000000001" == (await house.post("/api/runs/r/limits", {"usd": "0.000000001"}))["limits"]["usd"]
     assert isinstance(await house.store.reserve(house.order("r", 1)), Denied)
+
+
+async def test_limits_in_every_unit() -> None:
+    """The lower of configuration and request is in force, a rise ends at the configured limit, and nothing is changed
+    where one of several can't be; a unit without a configured limit takes any."""
+    budgets = (BUDGET, Budget("few", limit=50, most=50, unit="calls"), Budget("fewer", limit=40, most=60, unit="calls"))
+    watch = Budget("watch", limit=1, most=1, unit="tokens", mode="shadow")
+    async with House(Surface(budgets=(*budgets, watch), hosts=LOOPBACK)) as house:
+        asked = {"usd": "2", "calls": 7, "tool_calls": 8, "tokens": 9, "seconds": 10}
+        made = await house.post("/api/runs", {"run_id": "r", "limits": asked})
+        assert asked == made["limits"] == (await house.get("/api/runs"))["items"][0]["limits"]
+        made = await house.post("/api/runs", {"run_id": "s", "limits": {"calls": 1000, "tokens": 1000}})
+        assert {"usd": "10", "calls": 40, "tool_calls": None, "tokens": 1000, "seconds": None} == made["limits"]
+        assert 50 == (await house.post("/api/runs/s/limits", {"calls": 50}))["limits"]["calls"]
+        for body, words in (
+            ({"usd": "1", "calls": 51}, "at most 50 calls for one run"),
+            ({"usd": "20.5", "calls": 1}, r"at most $20 for one run"),
+        ):
+            status, said = await house.ask("POST", "/api/runs/r/limits", body)
+            assert (400, "limit_too_high") == (status, said["error"]["code"])
+            assert words in said["error"]["message"]
+        assert asked == (await house.get("/api/runs/r"))["limits"]
+
+
+async def test_a_limit_below_use_pauses_and_one_above_lets_go_on(house: House) -> None:
+    """The answer says so: state and reason; every unit for itself."""
+    await house.call("r", NUSD)
+    said = await house.post("/api/runs/r/limits", {"usd": "0.5"})
+    assert ("paused", "0.5", "1") == (said["state"], said["limits"]["usd"], said["spent_usd"])
+    assert "below what it has used" in said["reason"]
+    said = await house.post("/api/runs/r/limits", {"usd": "2"})
+    assert ("active", None, "2") == (said["state"], said["reason"], said["limits"]["usd"])
+    house.clock.advance(30)
+    assert "paused" == (await house.post("/api/runs/r/limits", {"seconds": 20}))["state"]
+    assert "active" == (await house.post("/api/runs/r/limits", {"seconds": 100}))["state"]
+
+
+async def test_calls_under_way_are_listed(house: House) -> None:
+    """The run's own and its descendants', the oldest first: what each holds, since when, until when at most."""
+    await house.call("root", NUSD)
+    first = house.order("root", 250_000_000)
+    await house.store.reserve(first)
+    house.clock.advance(5)
+    second = house.order("child", 1, "root")
+    await house.store.reserve(second)
+    page = await house.get("/api/runs/root/held?limit=1")
+    m.HeldPage.model_validate(page)
+    (mine,) = page["items"]
+    assert (first.call_id, "root", "0.25", "2027-01-15T08:00:01Z") == tuple(
+        mine[name] for name in ("call_id", "run_id", "held_usd", "started_at")
+    )
+    rest = await house.get(f"/api/runs/root/held?cursor={page['next_cursor']}")
+    assert [("child", "0.000000001")] == [(item["run_id"], item["held_usd"]) for item in rest["items"]]
+    assert [] == (await house.get("/api/runs/root/held?cursor=2"))["items"]
+
+
+async def test_children_are_listed_by_their_parent(house: House) -> None:
+    """Only its own, with what each spent."""
+    await house.call("root", NUSD)
+    await house.call("a", 2 * NUSD, "root")
+    await house.call("b", 3 * NUSD, "root")
+    await house.call("other", NUSD)
+    page = await house.get("/api/runs?parent=root&sort=-spent_usd")
+    assert [("b", "3"), ("a", "2")] == [(item["run_id"], item["spent_usd"]) for item in page["items"]]
 
 
 async def test_a_run_is_ended_by_its_owner(house: House) -> None:

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.core.ledger.book import Account, Book, Hold
+from gateway.core.ledger.book import HELD, Account, Book, Hold
 from gateway.core.ledger.schema import account_from, entry_from, hold_from, run_from
-from gateway.core.ports import RunFilter
+from gateway.core.ports import OpenCall, RunFilter, Standing
 from gateway.core.types import Balance, Entry, Exchange, Finding, Order, Run
 
 Query = Callable[[str, Sequence[Any]], list[Any]]
@@ -24,12 +24,20 @@ _finding = msgspec.msgpack.Decoder(Finding).decode
 _encode_json = msgspec.json.Encoder().encode
 _MANY_HOLDS: Final = "SELECT data FROM reservation WHERE id IN (SELECT value FROM json_each(CAST(? AS TEXT)))"
 _MANY_ACCOUNTS: Final = "SELECT * FROM account WHERE name IN (SELECT value FROM json_each(CAST(? AS TEXT)))"
+_OPEN_CALLS: Final = (  # reservation_open begins with the run
+    "SELECT data FROM reservation WHERE state = 'held' AND run IN (SELECT value FROM json_each(CAST(? AS TEXT)))"
+)
 _SORTS: Final = {"started_at": "r.started_at", "last_at": "r.last_at", "spent": "coalesce(a.spent, 0)"}
 
 
 def purse_of(key: str) -> str:
     """The account that shows what a run and its descendants spent."""
     return f"run/{key}/nusd"
+
+
+def after_run(run: Run) -> str:
+    """The cursor of a page of runs, the newest first, that ended with this one."""
+    return f"{run.started_at!r}|{run.key}"
 
 
 def laid_over(call: bytes, amends: Sequence[bytes]) -> Exchange:
@@ -148,7 +156,7 @@ class SqlReading:
         """See `ports.Reading`."""
         rows = self._query(
             "SELECT seq, call_id, data FROM journal WHERE run = ? AND kind = 'call' AND seq > ? ORDER BY seq LIMIT ?",
-            [run, int(cursor or 0), limit + 1],
+            [run, _read_seq(cursor), limit + 1],
         )
         later = self._query(
             "SELECT call_id, data FROM journal WHERE run = ? AND kind IN ('amend', 'correct') ORDER BY seq", [run]
@@ -179,16 +187,29 @@ class SqlReading:
         rows = self._query("SELECT * FROM account WHERE name = ?", [name])
         return account_from(rows[0]).balance() if rows and _counts(account_from(rows[0])) else None
 
-    def accounts(self, kind: str, limit: int = 100, cursor: str | None = None) -> tuple[list[Balance], str | None]:
+    def accounts(
+        self, kind: str, limit: int = 100, cursor: str | None = None, now: float = 0.0
+    ) -> tuple[list[Standing], str | None]:
         """See `ports.Reading`."""
         # '0' is the character after '/': every name that begins with `kind/` lies between
         rows = self._query(
             "SELECT * FROM account WHERE name > ? AND name < ?"
-            " AND (in_force IS NOT NULL OR spent > 0 OR held > 0) ORDER BY name LIMIT ?",
-            [cursor or f"{kind}/", f"{kind}0", limit + 1],
+            " AND (in_force IS NOT NULL OR spent > 0 OR held > 0)"
+            " AND (ends_at IS NULL OR ends_at > ? OR held > 0) ORDER BY name LIMIT ?",
+            [cursor or f"{kind}/", f"{kind}0", now, limit + 1],
         )
-        items = [account_from(row).balance() for row in rows[:limit]]
+        items = [_standing(account_from(row)) for row in rows[:limit]]
         return items, items[-1].account if len(rows) > limit else None
+
+    def standings(self, names: Sequence[str]) -> dict[str, Standing]:
+        """See `ports.Reading`."""
+        accounts = map(account_from, self._query(_MANY_ACCOUNTS, (_encode_json(names),)))
+        return {account.name: _standing(account) for account in accounts if _counts(account)}
+
+    def open_calls(self, runs: Sequence[str], limit: int = 100) -> list[OpenCall]:
+        """See `ports.Reading`."""
+        rows = self._query(_OPEN_CALLS, (_encode_json(runs),))
+        return _open([hold_from(row[0]) for row in rows], limit)
 
     def findings(self, run: str, limit: int = 100) -> list[Finding]:
         """See `ports.Reading`."""
@@ -236,7 +257,7 @@ class BookReading:
 
     def calls(self, run: str, limit: int = 100, cursor: str | None = None) -> tuple[list[Exchange], str | None]:
         """See `ports.Reading`."""
-        after = int(cursor or 0)
+        after = _read_seq(cursor)
         mine = [entry for entry in self._journal if entry.run == run]
         calls = [entry for entry in mine if entry.kind == "call" and entry.seq > after]
         items = [
@@ -258,12 +279,24 @@ class BookReading:
         account = self._book.accounts.get(name)
         return account.balance() if account is not None and _counts(account) else None
 
-    def accounts(self, kind: str, limit: int = 100, cursor: str | None = None) -> tuple[list[Balance], str | None]:
+    def accounts(
+        self, kind: str, limit: int = 100, cursor: str | None = None, now: float = 0.0
+    ) -> tuple[list[Standing], str | None]:
         """See `ports.Reading`."""
         first = cursor or f"{kind}/"
-        names = sorted(a.name for a in list(self._book.accounts.values()) if _counts(a) and first < a.name < f"{kind}0")
-        items = [self._book.accounts[name].balance() for name in names[:limit]]
-        return items, items[-1].account if len(names) > limit else None
+        kept = [a for a in list(self._book.accounts.values()) if _counts(a) and first < a.name < f"{kind}0"]
+        kept = [a for a in kept if a.ends_at is None or a.ends_at > now or a.held > 0]
+        items = [_standing(account) for account in sorted(kept, key=lambda account: account.name)[:limit]]
+        return items, items[-1].account if len(kept) > limit else None
+
+    def standings(self, names: Sequence[str]) -> dict[str, Standing]:
+        """See `ports.Reading`."""
+        found = (self._book.accounts.get(name) for name in names)
+        return {a.name: _standing(a) for a in found if a is not None and _counts(a)}
+
+    def open_calls(self, runs: Sequence[str], limit: int = 100) -> list[OpenCall]:
+        """See `ports.Reading`."""
+        return _open([h for h in list(self._book.holds.values()) if h.state == HELD and h.run in runs], limit)
 
     def findings(self, run: str, limit: int = 100) -> list[Finding]:
         """See `ports.Reading`."""
@@ -273,6 +306,28 @@ class BookReading:
 def _counts(account: Account) -> bool:
     """A gate (open or closed, nothing else) is no budget."""
     return account.limit is not None or account.spent > 0 or account.held > 0
+
+
+def _standing(account: Account) -> Standing:
+    known = account.balance()
+    return Standing(known.account, known.limit, known.spent, known.held, known.overrun, account.cap, account.ends_at)
+
+
+def _open(holds: list[Hold], limit: int) -> list[OpenCall]:
+    holds.sort(key=lambda hold: (hold.created_at, hold.id))
+    return [
+        OpenCall(hold.call_id, hold.run, hold.about[3], hold.created_at, hold.deadline_at, dict(hold.held))
+        for hold in holds[:limit]
+    ]
+
+
+def _read_seq(cursor: str | None) -> int:
+    """The number behind which a page begins; what we gave is plain digits."""
+    if cursor is None:
+        return 0
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
+        raise ValueError("the cursor is not one that a page gave")
+    return int(cursor)
 
 
 def _order_of(sort: str) -> tuple[str, bool]:
@@ -290,7 +345,7 @@ def _read_cursor(cursor: str) -> tuple[float, str]:
 
 
 def _conditions(wanted: RunFilter) -> tuple[list[str], list[Any]]:
-    given = {"state": wanted.state, "agent": wanted.agent, "user": wanted.user}
+    given = {"state": wanted.state, "agent": wanted.agent, "user": wanted.user, "parent": wanted.parent}
     where = [f"r.{name} = ?" for name, value in given.items() if value is not None]
     values: list[Any] = [value for value in given.values() if value is not None]
     if wanted.since is not None:
@@ -300,7 +355,7 @@ def _conditions(wanted: RunFilter) -> tuple[list[str], list[Any]]:
 
 
 def _fits(wanted: RunFilter, run: Run) -> bool:
-    given = {"state": wanted.state, "agent": wanted.agent, "user": wanted.user}
+    given = {"state": wanted.state, "agent": wanted.agent, "user": wanted.user, "parent": wanted.parent}
     if any(value is not None and getattr(run, name) != value for name, value in given.items()):
         return False
     return wanted.since is None or run.started_at >= wanted.since
