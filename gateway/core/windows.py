@@ -8,6 +8,7 @@ is an argument), the zone database (a `tzinfo` is handed in by the settings).
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from math import ceil, floor
 from typing import Literal
 
 from msgspec import Struct
@@ -23,8 +24,12 @@ class Window(Struct, frozen=True):
     ends_at: float
 
 
-class Calendar(Struct, frozen=True):
-    """Windows of one length in one zone. `zone` is its name (UTC, Europe/Berlin), `tz` what knows its offsets."""
+class Calendar(Struct, frozen=True, cache_hash=True):
+    """Windows of one length in one zone. `zone` is its name (UTC, Europe/Berlin), `tz` what knows its offsets.
+
+    Dates follow each other: where clocks are set back over midnight (St John's did at 00:01), the later date has begun
+    and stays. An hour ends where its offset does: a zone may be set by half an hour within one (Lord Howe).
+    """
 
     per: Per
     zone: str = "UTC"
@@ -35,25 +40,55 @@ class Calendar(Struct, frozen=True):
         here = datetime.fromtimestamp(now, tz=self.tz)
         if self.per == "hour":
             return self._hour(now, here)
-        day = here.date()
-        if self.per == "day":
-            return Window(self._label(day.isoformat()), self._midnight(day), self._midnight(day + timedelta(days=1)))
-        first = day.replace(day=1)
-        following = (first + timedelta(days=31)).replace(day=1)
-        return Window(self._label(f"{first:%Y-%m}"), self._midnight(first), self._midnight(following))
+        first = self._first(here.date())
+        following = self._following(first)
+        ends_at = self._midnight(following)
+        if now >= ends_at:
+            first, following = following, self._following(following)
+            ends_at = self._midnight(following)
+        spelled = first.isoformat() if self.per == "day" else first.isoformat()[:7]
+        return Window(self._label(spelled), self._midnight(first), ends_at)
 
     def _hour(self, now: float, here: datetime) -> Window:
-        offset = here.utcoffset() or timedelta()
-        shift = offset.total_seconds()
-        start = (now + shift) // 3600 * 3600 - shift
+        offset = _offset(here)
+        starts_at = (now + offset) // 3600 * 3600 - offset
+        ends_at = starts_at + 3600
+        if self._offset_at(starts_at) != offset:
+            starts_at = self._change(starts_at, now)
+        if self._offset_at(ends_at) != offset:
+            ends_at = self._change(now, ends_at)
         # the offset tells the two hours apart that have the same name when clocks are set back
         spelled = f"{here:%Y-%m-%dT%H}" if self.zone == "UTC" else f"{here:%Y-%m-%dT%H%z}"
-        return Window(self._label(spelled), start, start + 3600)
+        return Window(self._label(spelled), starts_at, ends_at)
+
+    def _first(self, day: date) -> date:
+        return day if self.per == "day" else day.replace(day=1)
+
+    def _following(self, first: date) -> date:
+        return first + timedelta(days=1) if self.per == "day" else (first + timedelta(days=31)).replace(day=1)
 
     def _midnight(self, day: date) -> float:
-        """When this date begins. Where midnight is skipped, the offset before the jump names the jump itself; where it
-        comes twice, the first one counts (PEP 495, fold=0)."""
-        return datetime(day.year, day.month, day.day, tzinfo=self.tz).timestamp()
+        """When this date begins: at the first of two midnights (PEP 495, fold=0), at the jump where it is skipped."""
+        midnight = datetime(day.year, day.month, day.day, tzinfo=self.tz)
+        late = midnight.timestamp()
+        early = midnight.replace(fold=1).timestamp()  # before `late` in a gap only: read with the offset after it
+        return self._change(early, late) if early < late else late
+
+    def _change(self, before: float, after: float) -> float:
+        """The whole second at which the offset of `after` begins."""
+        low, high = floor(before), ceil(after)
+        offset = self._offset_at(high)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._offset_at(middle) == offset else (middle, high)
+        return float(high)
+
+    def _offset_at(self, now: float) -> float:
+        return _offset(datetime.fromtimestamp(now, tz=self.tz))
 
     def _label(self, spelled: str) -> str:
         return spelled if self.zone == "UTC" else f"{spelled}@{self.zone.replace('/', ':')}"
+
+
+def _offset(here: datetime) -> float:
+    return (here.utcoffset() or timedelta()).total_seconds()
