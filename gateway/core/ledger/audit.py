@@ -1,5 +1,6 @@
-"""Checks the ledger's invariants (ledger.md section 4) over a whole book and all its rows.
+"""Checks the ledger's invariants (ledger.md section 4) over a whole book and all its rows, in memory.
 
+The oracle of audits: `audit_sql` finds the same over files of any size, and is compared with this.
 Invariant: reads only; an empty list means that every balance is the sum of its rows and no limit was passed unseen.
 What never enters: repair. What is found is said, and a person decides.
 """
@@ -7,7 +8,7 @@ What never enters: repair. What is found is said, and a person decides.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.core.ledger.book import HELD, PRESUMED, SETTLED, VOID, Account, Book, Hold, Row
@@ -15,6 +16,8 @@ from gateway.core.ledger.schema import account_from, hold_from, run_from
 
 _STATES = frozenset({HELD, SETTLED, VOID, PRESUMED})
 _FIRST_ENDS = frozenset({"settle", "void", "presumed"})
+
+Sums = tuple[int, int, int]  # of one reservation's rows on one account: charged, left its hold, trued up
 
 
 def audit(book: Book, rows: Iterable[Row], overdue: float | None = None) -> list[str]:
@@ -26,9 +29,7 @@ def audit(book: Book, rows: Iterable[Row], overdue: float | None = None) -> list
         if row.hold is not None:
             per_hold[row.hold].append(row)
     for hold in book.holds.values():
-        found += _hold(hold, per_hold[hold.id])
-        if overdue is not None and hold.state == HELD and hold.deadline_at < overdue:
-            found.append(f"I8 {hold.id} is held past its deadline")
+        found += of_hold(hold, _summed(per_hold[hold.id]), overdue)
     return found
 
 
@@ -55,18 +56,26 @@ def _accounts(book: Book) -> Iterator[str]:
             for name, unit in hold.accounts:
                 held[name] += hold.held[unit]
                 flying[name] += 1
-    for name in held.keys() - book.accounts.keys():
-        yield f"I2 {name} is held on and does not exist"
+    for name in sorted(held.keys() - book.accounts.keys()):
+        yield of_nobody(name)
     for account in book.accounts.values():
-        yield from _limits(account)
+        yield from of_account(account)
         if (account.held, account.open) != (held[account.name], flying[account.name]):
-            yield (
-                f"I2 {account.name} holds {account.held} for {account.open} calls, "
-                f"its reservations {held[account.name]} for {flying[account.name]}"
-            )
+            yield of_holds(account, held[account.name], flying[account.name])
 
 
-def _limits(account: Account) -> Iterator[str]:
+def of_nobody(name: str) -> str:
+    """I2 of an account that isn't there."""
+    return f"I2 {name} is held on and does not exist"
+
+
+def of_holds(account: Account, held: int, flying: int) -> str:
+    """I2 of an account whose reservations say something else."""
+    return f"I2 {account.name} holds {account.held} for {account.open} calls, its reservations {held} for {flying}"
+
+
+def of_account(account: Account) -> Iterator[str]:
+    """I1 and I7 of one account."""
     used = account.spent + account.held
     if account.limit is not None and used > account.limit + account.overrun + account.lowered:
         yield (
@@ -84,34 +93,46 @@ def _sums(book: Book, rows: list[Row]) -> Iterator[str]:
         spent[row.account] += row.delta
     for account in book.accounts.values():
         if account.spent != spent[account.name]:
-            yield f"I3 {account.name} spent {account.spent}, its rows say {spent[account.name]}"
+            yield of_spent(account.name, account.spent, spent[account.name])
     for name, total in spent.items():
         if total and name not in book.accounts:
-            yield f"I3 {name} has rows for {total} and does not exist"
+            yield of_spent(name, None, total)
 
 
-def _hold(hold: Hold, rows: list[Row]) -> Iterator[str]:
+def of_spent(name: str, spent: int | None, total: int) -> str:
+    """I3 of an account; spent None: there is none of that name."""
+    if spent is None:
+        return f"I3 {name} has rows for {total} and does not exist"
+    return f"I3 {name} spent {spent}, its rows say {total}"
+
+
+def of_hold(hold: Hold, sums: Mapping[str, Sums], overdue: float | None) -> Iterator[str]:
+    """I3 to I5 and I8 of one reservation, whose rows were summed up by account."""
     if hold.state not in _STATES:
         yield f"I4 {hold.id} is {hold.state}"
-    if hold.state == HELD and rows:
+    if hold.state == HELD and sums:
         yield f"I4 {hold.id} is held and has rows"
-    charged: Counter[str] = Counter()
-    ends: Counter[str] = Counter()
-    late: Counter[str] = Counter()
-    for row in rows:
-        charged[row.account] += row.delta
-        ends[row.account] += row.kind in _FIRST_ENDS
-        late[row.account] += row.kind == "trueup"
-    yield from _ends(hold, charged, ends, late)
-    if set(charged) - {name for name, _ in hold.accounts}:
+    yield from _ends(hold, sums)
+    if set(sums) - {name for name, _ in hold.accounts}:
         yield f"I5 {hold.id} has rows on accounts that it does not name"
+    if overdue is not None and hold.state == HELD and hold.deadline_at < overdue:
+        yield f"I8 {hold.id} is held past its deadline"
 
 
-def _ends(hold: Hold, charged: Counter[str], ends: Counter[str], late: Counter[str]) -> Iterator[str]:
+def _ends(hold: Hold, sums: Mapping[str, Sums]) -> Iterator[str]:
     for name, unit in hold.accounts:
-        if charged[name] != hold.charged.get(unit, 0):
-            yield f"I3 {hold.id} charged {hold.charged.get(unit, 0)} {unit}, its rows on {name} say {charged[name]}"
-        if hold.state != HELD and ends[name] != 1:
-            yield f"I4 {hold.id} left its hold {ends[name]} times on {name}"
-        if late[name] > 1:
-            yield f"I4 {hold.id} was trued up {late[name]} times on {name}"
+        total, ends, late = sums.get(name, (0, 0, 0))
+        if total != hold.charged.get(unit, 0):
+            yield f"I3 {hold.id} charged {hold.charged.get(unit, 0)} {unit}, its rows on {name} say {total}"
+        if hold.state != HELD and ends != 1:
+            yield f"I4 {hold.id} left its hold {ends} times on {name}"
+        if late > 1:
+            yield f"I4 {hold.id} was trued up {late} times on {name}"
+
+
+def _summed(rows: Iterable[Row]) -> dict[str, Sums]:
+    sums: dict[str, Sums] = {}
+    for row in rows:
+        total, ends, late = sums.get(row.account, (0, 0, 0))
+        sums[row.account] = (total + row.delta, ends + (row.kind in _FIRST_ENDS), late + (row.kind == "trueup"))
+    return sums
