@@ -9,7 +9,6 @@ from gateway.core import hold, life, order, relay, stamps, tokens
 from gateway.core.admit import admit
 from gateway.core.answer import answer
 from gateway.core.errors import StoreFailed, Undecodable, UpstreamFailed
-from gateway.core.identify import identify
 from gateway.core.meter import Meter
 from gateway.core.outcome import Ending, refused
 from gateway.core.parts import Parts
@@ -62,7 +61,7 @@ class Pipeline:
     async def _begin(self, way: Way, call: Call) -> Step:
         """Whose call is it?"""
         p, inbound = self._p, way.inbound
-        run = await hold.recall(p, identify(inbound, call, p.index, p.clock.new_id))
+        run = await hold.whose(p, inbound, call)
         return begin(way, call, run, life.ancestors(run.key, p.kin.parent_of), p.clock.new_id("call"))
 
     async def _admit(self, step: Step) -> Refusal | None:

@@ -12,11 +12,12 @@ from msgspec import structs
 from gateway.core import life, order, outcome, price, tokens
 from gateway.core.admit import gates
 from gateway.core.errors import StoreFailed
+from gateway.core.identify import identify, named
 from gateway.core.outcome import Ending
 from gateway.core.parts import Parts
 from gateway.core.quote import Ask, Quote, limit_for, quote
 from gateway.core.step import Step
-from gateway.core.types import Call, Charge, Denied, Edits, Order, Refusal, Reply, Reservation, RunFacts
+from gateway.core.types import Call, Charge, Denied, Edits, Inbound, Order, Refusal, Reply, Reservation, RunFacts
 
 # A hold outlives the call's own total timeout by this much, then it is presumed (ledger.md section 1, P4).
 GRACE_S = 60.0
@@ -24,6 +25,13 @@ GRACE_S = 60.0
 INPUT_SHARE = 10
 # Looks for a run and its ancestors: as deep as runs may be nested, and one more that is refused.
 MOST_LOOKS = 18
+
+
+async def whose(p: Parts, inbound: Inbound, call: Call) -> RunFacts:
+    """The run that a call belongs to; what other processes answered is learnt where only its conversation can tell."""
+    if p.catch_up is not None and named(inbound.labels, call)[0] is None:
+        await p.catch_up()
+    return await recall(p, identify(inbound, call, p.index, p.clock.new_id))
 
 
 async def recall(p: Parts, run: RunFacts) -> RunFacts:

@@ -18,7 +18,7 @@ from gateway.core.index import Index, Match
 from gateway.core.life import trace_id
 from gateway.core.types import NUSD, Call, Inbound, Labels, RunFacts
 
-__all__ = ["Index", "Match", "identify", "labels_of", "run_key"]
+__all__ = ["Index", "Match", "identify", "labels_of", "named", "run_key"]
 
 _RUN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # W3C Trace Context section 3.2: version 00 has exactly four fields, later ones may have more; ff is forbidden
@@ -197,7 +197,7 @@ def identify(inbound: Inbound, call: Call, index: Index, new_id: Callable[[str],
     """The run that a call belongs to. `new_id("run")` makes the id of one that nothing matched."""
     labels, key = inbound.labels, inbound.key
     name = key.name if key is not None else ""
-    run_id, source = _named(labels, call)
+    run_id, source = named(labels, call)
     if run_id is not None:
         whole = run_key(name, run_id)
     else:
@@ -216,7 +216,7 @@ def identify(inbound: Inbound, call: Call, index: Index, new_id: Callable[[str],
     )
 
 
-def _named(labels: Labels, call: Call) -> tuple[str | None, str]:
+def named(labels: Labels, call: Call) -> tuple[str | None, str]:
     """Steps 1 to 5, as far as they name the run by itself."""
     if labels.run_id is not None:
         return labels.run_id, labels.run_source

@@ -126,12 +126,17 @@ class Index:
             turn = Turn(call.lineage, call.model, reply.links, reply.tool_calls, fresh(call))
             self._learn((tenant, run_key), turn)
         elif call.lineage.chain:
-            self._fail((tenant, *_question(call)), run_key, at)
+            self._fail((tenant, *_question(call.lineage, call.model, call.dialect)), run_key, at)
 
     def restore(self, exchange: Exchange) -> None:
-        """Learns from the journal what `note` learned before a restart; exchanges in their order."""
+        """Learns from the journal what `note` learned before a restart, or in another process; in their order."""
         line = exchange.lineage
-        if line is None or exchange.outcome in ("refused", "upstream_error"):
+        if line is None:
+            return
+        if line.chain and not exchange.links and not exchange.tool_calls:
+            question = _question(line, exchange.request_model, exchange.dialect)
+            self._fail((exchange.tenant, *question), exchange.run, exchange.ended_at)
+        if exchange.outcome in ("refused", "upstream_error"):
             return
         if exchange.links or exchange.tool_calls:
             turn = Turn(line, exchange.request_model, exchange.links, exchange.tool_calls, exchange.results)
@@ -155,7 +160,7 @@ class Index:
 
     def retried(self, tenant: str, call: Call, at: float) -> str | None:
         """The run of the same question that failed a moment ago; None where several runs failed with it."""
-        twins = self._failed.get((tenant, *_question(call)))
+        twins = self._failed.get((tenant, *_question(call.lineage, call.model, call.dialect)))
         if not twins:
             return None
         recent = [run_key for run_key, failed_at in twins.items() if at - failed_at <= RETRY_S]
@@ -225,10 +230,9 @@ class Index:
                 del self._houses[tenant]
 
 
-def _question(call: Call) -> tuple[Any, ...]:
+def _question(line: Lineage, model: str, dialect: str) -> tuple[Any, ...]:
     """What a repeat has in common with its original: the whole conversation, and whom it asks."""
-    line = call.lineage
-    return (line.chain[-1] if line.chain else 0, len(line.chain), line.system, call.model, call.dialect)
+    return (line.chain[-1] if line.chain else 0, len(line.chain), line.system, model, dialect)
 
 
 def _renew(trail: _Trail, turn: Turn) -> None:

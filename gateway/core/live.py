@@ -5,6 +5,7 @@ Invariant: ending a call closes its upstream; the walk then ends on its one norm
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from gateway.core.types import Refusal
@@ -47,10 +48,16 @@ class OpenCall:
 
 
 class Live:
-    """All open calls of this process; bounded by the server's own limit on calls in flight."""
+    """All open calls of this process; bounded by the server's own limit on calls in flight.
 
-    def __init__(self) -> None:
+    kept: so many calls that have left are still known as ours, where other processes write to the same journal.
+    """
+
+    def __init__(self, kept: int = 0) -> None:
         self._open: dict[str, OpenCall] = {}
+        self._kept = kept
+        self._left: set[str] = set()
+        self._order: deque[str] = deque()  # in which they left
 
     def __len__(self) -> int:
         return len(self._open)
@@ -62,22 +69,32 @@ class Live:
     def leave(self, call_id: str) -> None:
         """The call has settled."""
         self._open.pop(call_id, None)
+        if self._kept:
+            self._left.add(call_id)
+            self._order.append(call_id)
+            if len(self._order) > self._kept:
+                self._left.discard(self._order.popleft())
 
-    def stop_run(self, run_key: str, reason: str) -> int:
-        """Ends the open calls of a run and of its descendants; how many."""
-        return self._stop([call for call in self._open.values() if run_key in call.line], reason)
+    def mine(self, call_id: str) -> bool:
+        """Does this process serve the call, or did it serve it lately?"""
+        return call_id in self._open or call_id in self._left
 
-    def stop_all(self, kind: str, name: str, reason: str) -> int:
-        """Ends the open calls of an agent, of a user, or all (kind `global`); how many."""
+    def stop_run(self, run_key: str, reason: str, until: str = "") -> int:
+        """Ends the open calls of a run and of its descendants; how many. `until`: those with ids up to it only."""
+        return self._stop([call for call in self._open.values() if run_key in call.line], reason, until)
+
+    def stop_all(self, kind: str, name: str, reason: str, until: str = "") -> int:
+        """Ends the open calls of an agent, of a user, or all (kind `global`); how many. `until`: as in stop_run."""
         if kind == "global":
-            return self._stop(list(self._open.values()), reason)
-        return self._stop([call for call in self._open.values() if getattr(call, kind, None) == name], reason)
+            return self._stop(list(self._open.values()), reason, until)
+        return self._stop([call for call in self._open.values() if getattr(call, kind, None) == name], reason, until)
 
     @staticmethod
-    def _stop(calls: list[OpenCall], reason: str) -> int:
-        for call in calls:
+    def _stop(calls: list[OpenCall], reason: str, until: str) -> int:
+        stopped = [call for call in calls if not until or call.call_id <= until]
+        for call in stopped:
             call.stop(killed(reason))
-        return len(calls)
+        return len(stopped)
 
 
 def killed(reason: str, run_id: str | None = None) -> Refusal:

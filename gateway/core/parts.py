@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -29,3 +29,5 @@ class Parts(Struct, frozen=True):
     policy: Policy
     log: Callable[[str, dict[str, Any]], None]
     wait_s: float = 30.0
+    # with several processes: learns what the others answered, before a call that names no run is identified
+    catch_up: Callable[[], Awaitable[None]] | None = None

@@ -47,3 +47,9 @@ class SystemClock:
         chance = int.from_bytes(self._pool[-_CHANCE_BYTES:], "big")
         self._pool = self._pool[:-_CHANCE_BYTES]
         return f"{prefix}_{self._stamp}{''.join([_PAIRS[chance >> shift & 1023] for shift in _CHANCE_SHIFTS])}"
+
+
+def last_id(prefix: str, at: float) -> str:
+    """What sorts behind every id that was made up to this instant, and before those that are made later."""
+    ms = int(at * 1000)
+    return f"{prefix}_{''.join([_PAIRS[ms >> shift & 1023] for shift in _TIME_SHIFTS])}~"

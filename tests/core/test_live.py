@@ -61,3 +61,27 @@ def test_agents_users_and_all_can_be_stopped():
 def test_the_reason_given_to_kill_is_in_the_refusal():
     """A killed run's message contains the operator's reason."""
     assert "runaway at 3 a.m." in killed("runaway at 3 a.m.").message
+
+
+def test_a_call_that_began_after_the_kill_goes_on():
+    """`until`: a kill that is heard of late ends only what was open when it was given."""
+    live = Live()
+    for call_id in ("c1", "c2", "c3"):
+        live.enter(opened(call_id))
+    assert 2 == live.stop_run("root", "late", "c2~")
+    assert 2 == live.stop_all("agent", "a", "late", "c2~")
+    assert 3 == live.stop_all("global", "", "late")
+
+
+def test_own_calls_are_told_from_others():
+    """Open ones, and the latest that have left, where that is asked for."""
+    live, forgetful = Live(kept=2), Live()
+    for call_id in ("c1", "c2", "c3"):
+        live.enter(opened(call_id))
+        forgetful.enter(opened(call_id))
+    assert live.mine("c1")
+    for call_id in ("c1", "c2", "c3"):
+        live.leave(call_id)
+        forgetful.leave(call_id)
+    assert [False, True, True, False] == [live.mine(call_id) for call_id in ("c1", "c2", "c3", "c4")]
+    assert not forgetful.mine("c3")

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from gateway.edge.clock import SystemClock
+from gateway.edge.clock import SystemClock, last_id
 
 
 def test_ids_are_unique_and_safe_in_a_path() -> None:
@@ -35,3 +35,13 @@ def test_mono_never_steps_back_and_now_is_the_wall() -> None:
     first = clock.mono()
     assert clock.mono() >= first
     assert abs(clock.now() - time.time()) < 5
+
+
+def test_an_instant_stands_between_ids_made_before_and_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind those of its own millisecond, before those of the next."""
+    clock = SystemClock()
+    monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_123_900_000)
+    same = clock.new_id("call")
+    monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_124_000_000)
+    later = clock.new_id("call")
+    assert same < last_id("call", 1_700_000_000.1239) < later
