@@ -110,7 +110,10 @@ CREATE TABLE parked (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SECOND)
+# What was spent before the oldest row: one row of kind `carried` for an account. No other row is in this index.
+_THIRD: Final = "CREATE UNIQUE INDEX ledger_carried ON ledger (account) WHERE kind = 'carried'"
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SECOND, _THIRD)
 VERSION: Final = len(MIGRATIONS)
 
 PUT_META: Final = "INSERT OR REPLACE INTO meta VALUES ('last_now', ?)"
