@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,10 @@ from urllib.parse import urlsplit
 
 import click
 
-from gateway.cli.budget import dollars
+from gateway.cli.budget import UNITS, dollars
 from gateway.cli.control import Control, bracketed, reachable, segment
 from gateway.cli.options import VerbFailed, say, settings_of, with_config
-from gateway.cli.words import harmless, money, number
+from gateway.cli.words import amount, count, harmless, money
 
 if TYPE_CHECKING:
     from gateway.config import Settings
@@ -38,17 +39,47 @@ _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, sign
 @click.command("run", context_settings={"allow_interspersed_args": False})
 @with_config
 @click.option("--budget", metavar="USD", help="What this run may spend at most (the configuration's limit holds too).")
+@click.option("--limit", metavar="WORDS", help="Other limits, as calls=40,tools=20,tokens=100000,seconds=600.")
 @click.argument("words", nargs=-1, required=True, metavar="-- CMD [ARGS]...")
-def command(config: Path | None, budget: str | None, words: tuple[str, ...]) -> None:
+def command(config: Path | None, budget: str | None, limit: str | None, words: tuple[str, ...]) -> None:
     """Run CMD with its LLM calls metered as one run; the receipt comes on stderr."""
     settings = settings_of(config)
-    limit = None if budget is None else dollars(budget)
+    asked = {**({"usd": dollars(budget)} if budget is not None else {}), **limits_of(limit or "")}
     with _gateway(settings, config) as control:
         tenant = _tenant(settings)
-        run = control.post("/api/runs", {"limits": {"usd": limit}} if limit is not None else {}, key=tenant)
+        run = control.post("/api/runs", {"limits": asked} if asked else {}, key=tenant)
+        for line in lowered(asked, run["limits"]):
+            say(line)
         status = _wrapped(words, environment(os.environ, _base(settings, run["run_id"]), run["run_id"]))
         _receipt(control, run["run_id"], tenant, status)
     sys.exit(status)
+
+
+def limits_of(text: str) -> dict[str, int]:
+    """`calls=40,tools=20` as limits by unit. Raises UsageError."""
+    found: dict[str, int] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        word, _, number_said = part.partition("=")
+        unit = {"tools": "tool_calls"}.get(word.strip(), word.strip().replace("-", "_"))
+        plain = number_said.strip()
+        if unit not in UNITS[1:] or unit in found or not (plain.isascii() and plain.isdigit() and len(plain) < 13):
+            raise click.UsageError(
+                f"--limit {harmless(part, 60)}: write each of calls, tools, tokens, seconds at most once, with a whole "
+                "number, as in calls=40,seconds=600 (dollars are --budget)"
+            )
+        found[unit] = int(plain)
+    return found
+
+
+def lowered(asked: Mapping[str, Any], in_force: Mapping[str, Any]) -> Iterator[str]:
+    """What the configuration allows less of than was asked for."""
+    for unit, wanted in asked.items():
+        given = in_force.get(unit)
+        if given is not None and Decimal(given) < Decimal(wanted):
+            yield (
+                f"the configuration allows {amount(unit, given)} a run, so that is this run's limit, "
+                f"not {amount(unit, wanted)}"
+            )
 
 
 # --------------------------------------------------------------------------- the command
@@ -135,7 +166,7 @@ def _receipt(control: Control, run_id: str, tenant: str | None, status: int) -> 
         return say(f"run {run_id}: no receipt: {error}")
     limit = run["limits"].get("usd")
     of = f" of {money(limit)}" if limit is not None else ""
-    say(f"run {run_id}: {number(run['calls'])} calls, {money(run['spent_usd'])}{of}; meterbox runs show {run_id}")
+    say(f"run {run_id}: {count(run['calls'], 'call')}, {money(run['spent_usd'])}{of}; meterbox runs show {run_id}")
 
 
 # --------------------------------------------------------------------------- the gateway

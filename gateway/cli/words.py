@@ -7,8 +7,9 @@ into 100 columns. What never enters: colours, a library for tables, the network.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, Final
 
 WIDTH = 100
 _GAP = "  "
@@ -51,6 +52,48 @@ def seconds(value: float) -> str:
     if whole < 3_600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3_600} h {whole % 3_600 // 60} min"
+
+
+_UNIT_WORDS: Final = {"calls": "calls", "tool_calls": "tool calls", "tokens": "tokens"}
+
+
+def amount(unit: str, value: Any) -> str:
+    """An amount of a budget's unit, readable alone: $1.00, 40 calls, 1,200 tokens, 3 min 20 s."""
+    if value is None:
+        return "no limit"
+    if unit == "usd":
+        return money(value)
+    if not isinstance(value, int):
+        return harmless(value, 30)
+    if unit == "seconds":
+        return f"{value} s" if value < 60 else seconds(value)
+    word = _UNIT_WORDS.get(unit, harmless(unit, 20))
+    return f"{number(value)} {word[:-1] if value == 1 and word.endswith('s') else word}"
+
+
+def count(many: int, one: str, more: str = "") -> str:
+    """`1 call`, `2 calls`; the plural is said where it isn't the word and an s."""
+    return f"{number(many)} {one if many == 1 else more or one + 's'}"
+
+
+def instant(stamp: str) -> float:
+    """Epoch seconds of an RFC 3339 instant."""
+    return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
+
+
+def ahead(stamp: Any, now: float) -> str:
+    """How long it is until an instant; `now` once it has come, a dash where there is none."""
+    if not stamp:
+        return "-"
+    left = instant(stamp) - now
+    return f"in {span(left)}" if left > 0 else "now"
+
+
+def span(value: float) -> str:
+    """A duration as people say it: days and hours where it is long."""
+    if value < 172_800:
+        return seconds(value)
+    return f"{int(value) // 86_400} days {int(value) % 86_400 // 3_600} h"
 
 
 def moment(stamp: Any) -> str:

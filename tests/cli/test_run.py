@@ -57,6 +57,32 @@ def test_a_budget_limits_the_run_before_its_first_call(ready, meterbox):
     assert 2 == meterbox("run", "--budget", "-1", "--", "true")[0]
 
 
+def test_a_budget_above_the_configuration_is_said(ready, meterbox):
+    """The lower of both is in force, and nobody has to find that out from a refusal."""
+    ready.answers["POST /api/runs"] = {**RUN, "limits": {"usd": "1", "calls": 5, "tokens": None}}
+    wanted = ("--budget", "2.5", "--limit", "calls=6, tokens=100")
+    err = meterbox("run", *wanted, "--", sys.executable, "-c", "pass")[2].split("\n")
+    assert [
+        "meterbox: the configuration allows $1.00 a run, so that is this run's limit, not $2.50",
+        "meterbox: the configuration allows 5 calls a run, so that is this run's limit, not 6 calls",
+    ] == err[:2]
+    assert "meterbox: run r-1" == err[2][:17]
+    equal = meterbox("run", "--budget", "1.00", "--limit", "calls=5", "--", sys.executable, "-c", "pass")[2]
+    assert "configuration" not in equal
+
+
+def test_other_limits_go_with_the_run(ready, meterbox):
+    """--limit names units and whole numbers; what can't be meant is a usage error and starts nothing."""
+    command = ("--", sys.executable, "-c", "pass")
+    assert 0 == meterbox("run", "--limit", "calls=4,tools=3,tokens=20,seconds=60", *command)[0]
+    sent = next(body for line, body, _ in ready.asked if line == "POST /api/runs")
+    assert {"limits": {"calls": 4, "tool_calls": 3, "tokens": 20, "seconds": 60}} == sent
+    ready.asked.clear()
+    for wrong in ("calls", "calls=", "calls=1.5", "calls=-1", "usd=1", "minutes=3", "calls=1,calls=2", "inflight=1"):
+        assert 2 == meterbox("run", "--limit", wrong, *command)[0], wrong
+    assert [] == ready.asked
+
+
 @pytest.mark.parametrize(("code", "status"), [("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 137)])
 def test_the_exit_status_is_the_commands(ready, meterbox, code, status):
     """As a shell would give it; the run ends as failed."""
@@ -65,9 +91,9 @@ def test_the_exit_status_is_the_commands(ready, meterbox, code, status):
 
 
 def test_an_option_that_nobody_knows_is_no_command(ready, meterbox):
-    """A limit that isn't enforced is said before anything runs; the command's own options stay its own."""
-    status, _, err = meterbox("run", "--limit", "calls=1", "--", "true")
-    assert (2, True) == (status, "--limit" in err)
+    """It is said before anything runs; the command's own options stay its own."""
+    status, _, err = meterbox("run", "--minutes", "1", "--", "true")
+    assert (2, True) == (status, "--minutes" in err)
     assert [] == ready.asked
     assert 0 == meterbox("run", sys.executable, "-c", "import sys; sys.exit(sys.argv[1:] != ['--limit'])", "--limit")[0]
 

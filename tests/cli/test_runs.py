@@ -2,7 +2,9 @@
 
 import json
 
+from gateway.cli.story import QUESTIONS
 from tests.cli.conftest import RUN, call
+from tests.cli.test_story import BUDGET, SPAN
 
 
 def test_the_list_fits_and_is_exact(box, meterbox):
@@ -37,49 +39,36 @@ def test_no_runs_is_talk_not_data(box, meterbox):
     assert "No runs yet" in err
 
 
-def show(box, meterbox, run, calls, *flags):
-    """`runs show r-1` of this run with these calls."""
-    box.answers["GET /api/runs/r-1"] = run
-    box.answers["GET /api/runs/r-1/calls"] = {"items": calls, "next_cursor": None}
+def show(box, meterbox, *flags):
+    """`runs show r-1` of a run with one call, one tool call, one child, one open call and one budget."""
+    box.answers["GET /api/runs/r-1"] = RUN
+    box.answers["GET /api/runs/r-1/calls"] = {"items": [call(1, "gpt-4o", "0.02")], "next_cursor": None}
+    box.answers["GET /api/runs/r-1/tools"] = {"items": [SPAN], "next_cursor": None}
+    box.answers["GET /api/runs"] = {"items": [{**RUN, "run_id": "kid"}], "next_cursor": None}
+    box.answers["GET /api/runs/r-1/held"] = {"items": [], "next_cursor": None}
+    box.answers["GET /api/budgets"] = {"items": [BUDGET], "next_cursor": None}
     status, out, err = meterbox("runs", "show", "r-1", *flags)
     assert (0, "") == (status, err)
     return out
 
 
-def test_one_run_is_told_in_full(box, meterbox):
-    """What happened, what it cost, where it went by model and by step, why it stopped, what to do now."""
-    calls = [
-        call(1, "small", "0.01"),
-        call(2, "large", "0.02", tool_calls=[{"id": "t", "name": "se\x1barch", "known": True, "valid": True}]),
-        call(3, "small", "0.000000001", cost_source="presumed"),
-        call(4, "small", "0", cost_source="refused", status=None, outcome="refused", reason="loop_blocked"),
-    ]
-    out = show(box, meterbox, RUN, calls)
-    assert "3 calls and 2 tool calls in 1 min 5 s" in out and "1 refused, 1 errors" in out
-    assert "$0.030000 of $1.00; $0.50 held by calls under way; $0.02 of it by its own calls" in out
-    assert "1 calls ended unclear and are charged at their upper bound" in out
-    where = [line.split() for line in out.split("\n")]
-    assert ["large", "1", "1,000", "100", "$0.02"] in where
-    assert ["small", "2", "2,000", "200", "$0.010000"] in where
-    assert ["step", "2", "large", "1,000", "100", "$0.02", "ok", "se\\x1barch"] in where
-    assert "Why it stopped  it has not; 1 calls were refused" in out
-    assert "meterbox kill r-1" in out
-    assert 100 >= max(len(line) for line in out.split("\n") if not line.startswith("What"))
+def test_one_run_is_told_in_seven_answers(box, meterbox):
+    """Everything that the page tells is asked of the control plane, of this run and of this key."""
+    out = show(box, meterbox, "--key", "ann")
+    assert list(QUESTIONS) == [line for line in out.split("\n") if line and not line.startswith(" ")]
+    for words in ("gpt-4o", "search 1x", "Children: kid", "Budget each-run", "meterbox kill r-1"):
+        assert words in out
+    assert all("key=ann" in asked for asked, _, _ in box.asked)
+    assert any("parent=r-1" in asked for asked, _, _ in box.asked)
+    assert any("run=r-1" in asked for asked, _, _ in box.asked)
 
 
-def test_why_a_run_stopped_and_what_to_do_depend_on_how_it_ended(box, meterbox):
-    """A run stopped by its limit may be given more, a killed one resumed, with the reason shown."""
-    out = show(box, meterbox, {**RUN, "state": "ended", "outcome": "stopped_by_limit"}, [])
-    assert "its budget was used up" in out and "meterbox budget r-1 --usd" in out
-    out = show(box, meterbox, {**RUN, "state": "killed", "outcome": "killed", "reason": "too\x07 loud"}, [])
-    assert "somebody killed it: too\\x07 loud" in out and "meterbox resume r-1" in out
-    out = show(box, meterbox, {**RUN, "state": "ended", "outcome": "completed"}, [])
-    assert "nothing: it is over" in out
-
-
-def test_one_run_as_json_has_exact_sums(box, meterbox):
-    """By model, to the nano-dollar; a call without a price adds nothing."""
-    calls = [call(1, "m", "0.000000001"), call(2, "m", "0.000000002"), call(3, "n", None, cost_source="unknown_model")]
-    told = json.loads(show(box, meterbox, RUN, calls, "--json"))
-    assert [("m", "0.000000003"), ("n", "0.000000000")] == [(row["model"], row["cost_usd"]) for row in told["by_model"]]
-    assert RUN == told["run"] and calls == told["calls"]
+def test_one_run_as_json_is_what_was_asked(box, meterbox):
+    """Items as they came, and exact sums by model."""
+    told = json.loads(show(box, meterbox, "--json"))
+    assert RUN == told["run"] and [call(1, "gpt-4o", "0.02")] == told["calls"]
+    assert ["0.020000000"] == [row["cost_usd"] for row in told["by_model"]]
+    assert [["kid"], ["search"], ["each-run"], []] == [
+        [item["run_id"] for item in told["children"]], [item["name"] for item in told["tools"]],
+        [item["name"] for item in told["budgets"]], told["held"],
+    ]  # fmt: skip

@@ -4,7 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.cli.words import WIDTH, harmless, moment, money, number, seconds, table
+from gateway.cli.words import (
+    WIDTH,
+    ahead,
+    amount,
+    count,
+    harmless,
+    instant,
+    moment,
+    money,
+    number,
+    seconds,
+    span,
+    table,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,3 +61,31 @@ def test_durations_and_instants_are_short():
     """Two words for a duration, no fraction of a second for an instant."""
     assert ["0.5 s", "1 min 5 s", "2 h 3 min"] == [seconds(0.5), seconds(65.4), seconds(7_390)]
     assert ["2026-11-20 10:00:00Z", "-"] == [moment("2026-11-20T10:00:00.123Z"), moment(None)]
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "said"),
+    [
+        ("usd", "0.25", "$0.25"), ("calls", 1, "1 call"), ("tool_calls", 2_000, "2,000 tool calls"),
+        ("tokens", 0, "0 tokens"), ("seconds", 59, "59 s"), ("seconds", 200, "3 min 20 s"), ("tokens", None, "no limit"),
+        ("to\x1bns", 3, "3 to\\x1bns"),
+        ("calls", "\x1b[2J", "\\x1b[2J"),
+    ],
+)  # fmt: skip
+def test_an_amount_can_be_read_alone(unit, value, said):
+    """With the word of its unit; one of a thing is one thing."""
+    assert said == amount(unit, value)
+    assert ("1 child", "2 children") == (count(1, "child", "children"), count(2, "child", "children"))
+
+
+@pytest.mark.parametrize(
+    ("stamp", "said"),
+    [
+        (None, "-"), ("2026-11-20T10:00:00Z", "now"), ("2026-11-20T10:00:30Z", "in 30.0 s"),
+        ("2026-11-20T12:00:00Z", "in 2 h 0 min"), ("2026-11-24T12:00:00Z", "in 4 days 2 h"),
+    ],
+)  # fmt: skip
+def test_an_instant_is_told_from_now(stamp, said):
+    """What has come is now."""
+    assert said == ahead(stamp, instant("2026-11-20T10:00:00Z"))
+    assert "2 days 0 h" == span(172_800)

@@ -240,7 +240,7 @@ async def test_an_operators_limit_is_the_one_in_force(house: Spender) -> None:
     items = {item["name"]: item for item in await house.items("&run=r1")}
     assert ("20", 3) == (items["run-usd"]["limit"], items["run-calls"]["limit"])
     shadow = Budget("watch", limit=5, most=5, mode="shadow")
-    assert 5 == limit_of(shadow, Standing("run/r1/nusd", 7, 0, 0, 0, 7))
+    assert 5 == limit_of(shadow, Standing("run/r1/nusd", 3, 0, 0, 0, 3))
 
 
 def test_a_place_is_spelled_so_that_any_client_can_send_it() -> None:

@@ -1,0 +1,163 @@
+"""What may come next of a run: which limits would stop it the next time and how soon, and the commands for now.
+
+Invariant: a pace is what the run did, a time is what follows from it; every command can be copied as it stands. What
+never enters: asking the gateway, changing anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final, Protocol
+
+from gateway.cli.words import ahead, amount, count, harmless, moment, money, span
+
+Item = Mapping[str, Any]
+
+MOST_NAMED: Final = 3
+_FLAGS: Final = {"usd": "usd", "calls": "calls", "tool_calls": "tool-calls", "tokens": "tokens", "seconds": "seconds"}
+
+
+class Told(Protocol):
+    """What is known of the run (story.Facts)."""
+
+    @property
+    def run(self) -> Item: ...
+    @property
+    def calls(self) -> Sequence[Item]: ...
+    @property
+    def tools(self) -> Sequence[Item]: ...
+    @property
+    def held(self) -> Sequence[Item]: ...
+    @property
+    def budgets(self) -> Sequence[Item]: ...
+    @property
+    def refused(self) -> Sequence[Item]: ...
+    @property
+    def lasted_s(self) -> float: ...
+    @property
+    def now(self) -> float: ...
+
+
+# --------------------------------------------------------------------------- could it happen again
+
+
+def once_more(facts: Told) -> Iterator[str]:
+    """Which budgets stop a run that does the same again, and when."""
+    run, lasted = facts.run, facts.lasted_s
+    spent = Decimal(run["spent_usd"])
+    if lasted >= 1 and spent:
+        yield f"A run like this spends {money((spent * 60 / Decimal(lasted)).quantize(Decimal('0.000001')))} a minute."
+    binding = [item for item in facts.budgets if item["mode"] != "shadow"]
+    if not any(item["unit"] == "usd" for item in binding) and run["limits"].get("usd") is None:
+        yield 'Yes: no budget limits its dollars. [[budgets]] with scope = "run" and usd = "..." would.'
+    own = [item for item in binding if item["per"] == "run" and _is_own(item, run)]
+    for item in own:
+        yield _next_time(facts, item)
+    for item in binding:
+        if item["per"] != "run":
+            yield _window(facts, item)
+    above = [item for item in binding if item["per"] == "run" and item not in own]
+    for item in above[:MOST_NAMED]:
+        left = f"{amount(item['unit'], item['spent'])} of {amount(item['unit'], item['limit'])}"
+        yield f"Its parent's budget {harmless(item['name'], 60)} ({harmless(item['account'], 140)}) has used {left}."
+    repeats = sum(1 for tool in facts.tools if tool["repeated"])
+    if repeats:
+        many = f"{count(repeats, 'tool call')} of {len(facts.tools)}"
+        yield f"{many} repeated an earlier one: it may have been going in circles."
+
+
+def _is_own(item: Item, run: Item) -> bool:
+    key = f"{run['key']}~" if run.get("key") else ""
+    return str(item["account"]).startswith(f"run/{key}{run['run_id']}/")
+
+
+def _next_time(facts: Told, item: Item) -> str:
+    unit, limit = item["unit"], amount(item["unit"], item["limit"])
+    name = f"Budget {harmless(item['name'], 60)}"
+    spent, lasted = Decimal(item["spent"]), Decimal(facts.lasted_s)
+    if unit == "seconds":
+        return f"{name} stops every run after {limit}."
+    if not spent or lasted < 1:
+        return f"{name} stops a run at {limit}."
+    return f"{name} stops a run at {limit}: at this pace after {span(float(Decimal(item['limit']) * lasted / spent))}."
+
+
+def _window(facts: Told, item: Item) -> str:
+    unit = item["unit"]
+    left = Decimal(item["limit"]) - Decimal(item["spent"])
+    left_said = amount(unit, max(left, Decimal(0)) if unit == "usd" else max(0, int(left)))
+    dry = ahead(item["exhausted_at"], facts.now)
+    pace = {"-": "not before it ends, at its pace", "now": "used up"}.get(dry, f"used up {dry} at its pace")
+    return (
+        f"Budget {harmless(item['name'], 60)} on {harmless(item['account'], 140)} has {left_said} left for this "
+        f"{item['per']} (until {moment(item['resets_at'])}): {pace}."
+    )
+
+
+# --------------------------------------------------------------------------- what do I do now
+
+
+def now_what(facts: Told) -> Iterator[str]:
+    """Commands with what they do."""
+    run = facts.run
+    name = _word(run["run_id"]) + (f" --key {_word(run['key'])}" if run.get("key") else "")
+    state = run["state"]
+    lines: list[tuple[str, str]] = []
+    if state == "killed" or (state == "paused" and not _lowered(run)):
+        lines.append((f"meterbox resume {name}", "lets it go on"))
+    unit = _stopped_by(facts)
+    if unit is not None:
+        lines.append(
+            (f"meterbox budget {name} --{_FLAGS[unit]} {_twice(facts, unit)}", "raises its limit; it may go on")
+        )
+    if state in ("active", "waiting") or facts.held:
+        lines.append((f"meterbox kill {name}", "stops it and its children, ends open streams"))
+    if state in ("active", "waiting") and unit is None:
+        lines.append((f"meterbox budget {name} --usd {_half_more(run)}", "limits what it may still spend"))
+    for call in [call for call in facts.calls if call["cost_source"] == "presumed"][:1]:
+        voids = f"meterbox ledger correct {_word(call['call_id'])} --void --reason unbilled --id void-1"
+        lines.append((voids, "if the provider did not bill this unclear call"))
+    if not lines:
+        yield "Nothing: it is over, and nothing is open."
+    width = max((len(line) for line, _ in lines), default=0)
+    for line, what in lines:
+        yield f"{line.ljust(width)}   {what}" if width <= 60 else f"{line}\n    {what}"
+
+
+def _stopped_by(facts: Told) -> str | None:
+    """The unit whose limit stands in the way of the next call, as far as its last refusal tells."""
+    run = facts.run
+    if run["state"] == "paused" and _lowered(run):
+        unit = str(run["reason"]).rpartition(": ")[2]
+        return {"nusd": "usd"}.get(unit, unit) if unit in (*_FLAGS, "nusd") else "usd"
+    latest = max(facts.calls, key=lambda call: call["step"], default=None)
+    if latest is None or latest not in facts.refused:
+        return None
+    code = str(latest["reason"])
+    unit = "usd" if code == "insufficient_quota" else code.removeprefix("limit_")
+    return unit if unit in _FLAGS else None
+
+
+def _lowered(run: Item) -> bool:
+    return "below what it has used" in str(run["reason"] or "")
+
+
+def _twice(facts: Told, unit: str) -> str:
+    """A limit worth typing: twice what was used, or twice the one that was too low, whichever is more."""
+    run = facts.run
+    used = {
+        "usd": Decimal(run["spent_usd"]), "tokens": Decimal(run["input_tokens"] + run["output_tokens"]),
+        "seconds": Decimal(int(facts.lasted_s)),
+    }.get(unit, Decimal(run.get(unit) or 0))  # fmt: skip
+    wanted = 2 * max(used, Decimal(run["limits"].get(unit) or 0))
+    return f"{max(wanted, Decimal('0.01')).quantize(Decimal('0.01')):f}" if unit == "usd" else str(max(1, int(wanted)))
+
+
+def _half_more(run: Item) -> str:
+    return f"{(Decimal(run['spent_usd']) * 3 / 2).quantize(Decimal('0.01')) + Decimal('0.01'):f}"
+
+
+def _word(text: Any) -> str:
+    """An id that a shell takes as it stands: ids have no blanks, and what else a client wrote is made harmless."""
+    return harmless(text, 140)
