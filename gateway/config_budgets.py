@@ -39,7 +39,6 @@ _WARN_NUSD = 1_000 * NUSD
 _KINDS = ("agent", "user", "key")
 _SCOPES = ("run", "agent:*", "user:*", "key:*", "global")
 _SPANS = ("hour", "day", "month")  # shortest first
-_ZONE = re.compile(r"[A-Za-z0-9_+-]{1,40}(?:/[A-Za-z0-9_+-]{1,40}){0,3}")
 # Names that zone files may have without being a zone: the machine's own setting, other tables, a placeholder.
 _NO_ZONE = frozenset({"localtime", "posixrules", "Factory"})
 _ALERTS = (("0.5", 500), ("0.8", 800), ("1.0", 1000))
@@ -178,10 +177,10 @@ def zone_of(name: str) -> tzinfo:
         return UTC
     from zoneinfo import ZoneInfo, available_timezones
 
-    if _ZONE.fullmatch(name) and name not in _NO_ZONE and not name.startswith(("posix/", "right/")):
+    if name not in _NO_ZONE and not name.startswith(("posix/", "right/")):
         try:
             return ZoneInfo(name)
-        except (OSError, ValueError):  # not there, a folder of zones, no zone file
+        except (KeyError, OSError, ValueError):  # not there, a folder of zones, no zone file
             pass
     zones = sorted(available_timezones() - _NO_ZONE)
     city = name.strip().lower().replace(" ", "_")

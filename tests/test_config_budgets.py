@@ -1,5 +1,6 @@
 """`[[budgets]]`: every scope, unit, window and mode; contradictions are told with file, line, key and a way out."""
 
+import zoneinfo
 from datetime import UTC
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -121,10 +122,249 @@ def test_the_default_holds_until_a_run_budget_is_named(tmp_path):
         ('[0.50, "0.9"]', (("0.50", 500), ("0.9", 900))),
         ("[1.0, 0.255]", (("0.255", 255), ("1.0", 1000))),
         ("[2.5]", (("2.5", 2500),)),
-        ("[1e-3]", (("0.001", 1),)),
+        ("[1e-3, 1e1]", (("0.001", 1), ("10", 10_000))),
     ],
 )
 def test_thresholds_keep_their_spelling(tmp_path, written, read):
     """A threshold is shown as the operator wrote it; they are in order, and may lie above the limit of a shadow."""
     [rule] = rules(tmp_path, table("b", "run", "usd = 1", f"alert_at = {written}"))
     assert read == rule.alert_at
+
+
+# --------------------------------------------------------------------------- what can't be enforced is an error
+
+DAY = ('per = "day"', "usd = 1")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (('scope = "agents:*"', *DAY), "3: budgets[0].scope: write one of run, agent:*, user:*, key:*, global"),
+        (('scope = "agents:*"', *DAY), "Did you mean `agent:*`?"),
+        (('scope = "agnt:research"', *DAY), "Did you mean `agent:*`?"),
+        (('scope = "Run"', "usd = 1"), "Did you mean `run`?"),
+        (('scope = "agent"', *DAY), "3: budgets[0].scope: write agent:* for each agent on its own, or agent:NAME"),
+        (('scope = "key:"', *DAY), "write key:* for each key on its own, or key:NAME for one of them"),
+        (('scope = "agent:research-*"', *DAY), "`*` stands alone: agent:* for each agent"),
+        (('scope = "agent: research"', *DAY), "without blanks around it"),
+        (('scope = "user:\\u0007"', *DAY), "printable characters"),
+        ((f'scope = "user:{"x" * 201}"', *DAY), "at most 200"),
+        (("scope = 5", *DAY), "3: budgets[0].scope: write one of run"),
+        (('scope = "run"', "dollars = 1"), "4: budgets[0].dollars: unknown key."),
+        (('scope = "run"', "token = 1"), "4: budgets[0].token: unknown key. Did you mean `tokens`?"),
+        (('scope = "run"',), "1: budgets[0]: limits nothing: name at least one of usd, calls, tool_calls, tokens, sec"),
+        (('scope = "run"', "calls = 0"), "4: budgets[0].calls: must be above 0; to stop everything use `meterbox kill"),
+        (('scope = "run"', "calls = -5"), "4: budgets[0].calls: must be above 0"),
+        (('scope = "run"', "calls = 1.5"), "4: budgets[0].calls: write a whole number, e.g. 50"),
+        (('scope = "run"', "tokens = 1e6"), "4: budgets[0].tokens: write a whole number"),
+        (('scope = "run"', "seconds = true"), "4: budgets[0].seconds: write a whole number"),
+        (('scope = "run"', "seconds = nan"), "4: budgets[0].seconds: write a whole number"),
+        (('scope = "run"', 'tool_calls = "many"'), "4: budgets[0].tool_calls: write a whole number"),
+        (
+            ('scope = "run"', f"tokens = {2**50 + 1}"),
+            "4: budgets[0].tokens: the greatest number is 1,125,899,906,842,6",
+        ),
+        (
+            ('scope = "run"', "usd = 1", 'per = "day"'),
+            "5: budgets[0].per: a run has one budget for its whole life: tak",
+        ),
+        (('scope = "global"', "usd = 1"), '1: budgets[0].per: is missing: write per = "hour", "day" or "month"'),
+        (('scope = "key:*"', 'per = "run"', "usd = 1"), '4: budgets[0].per: "run" is for scope "run" only: write per'),
+        (('scope = "global"', 'per = "days"', "usd = 1"), "write one of run, hour, day, month. Did you mean `day`?"),
+        (('scope = "global"', "per = 1", "usd = 1"), "4: budgets[0].per: write one of run, hour, day, month."),
+        (('scope = "run"', "usd = 1", 'zone = "UTC"'), "5: budgets[0].zone: a run has no window that a zone could pla"),
+        (('scope = "global"', *DAY, 'zone = "Europe/Berln"'), "6: budgets[0].zone: no such time zone"),
+        (('scope = "global"', *DAY, 'zone = "Europe/Berln"'), "Did you mean `Europe/Berlin`?"),
+        (('scope = "global"', *DAY, 'zone = "europe/berlin"'), "Did you mean `Europe/Berlin`?"),
+        (('scope = "global"', *DAY, 'zone = "New York"'), "Did you mean `America/New_York`?"),
+        (('scope = "global"', *DAY, 'zone = "Europe"'), "6: budgets[0].zone: no such time zone"),
+        (('scope = "global"', *DAY, 'zone = "localtime"'), "6: budgets[0].zone: no such time zone"),
+        (('scope = "global"', *DAY, 'zone = "../zone.tab"'), "6: budgets[0].zone: no such time zone"),
+        (('scope = "global"', *DAY, 'zone = "zone.tab"'), "6: budgets[0].zone: no such time zone"),
+        (('scope = "global"', *DAY, 'zone = "posix/Europe/Berlin"'), "6: budgets[0].zone: no such time zone"),
+        (('scope = "global"', *DAY, 'zone = "a\\u0000b"'), "6: budgets[0].zone: no such time zone"),
+        (('scope = "global"', *DAY, 'zone = "/etc/localtime"'), "6: budgets[0].zone: no such time zone"),
+        (('scope = "global"', *DAY, 'zone = ""'), "6: budgets[0].zone: no such time zone"),
+        (('scope = "global"', *DAY, "zone = 1"), "6: budgets[0].zone: should be a valid string"),
+        (('scope = "run"', "usd = 1", 'mode = "strct"'), "5: budgets[0].mode: write one of strict, expected, shadow."),
+        (('scope = "run"', "usd = 1", 'mode = "strct"'), "Did you mean `strict`?"),
+        (('scope = "run"', "usd = 1", 'on_exceed = "lastcall"'), "Did you mean `last_call`?"),
+        (('scope = "run"', "usd = 1", 'on_exceed = "ask"'), "5: budgets[0].on_exceed: a limit that can't be enforced "),
+        (('scope = "run"', "usd = 1", 'on_exceed = "degrade"'), "1: budgets[0].degrade_to: is missing: on_exceed"),
+        (('scope = "run"', "usd = 1", 'degrade_to = "m"'), "5: budgets[0].degrade_to: works with on_exceed"),
+        (
+            ('scope = "run"', "calls = 1", 'on_exceed = "degrade"', 'degrade_to = "m"'),
+            "5: budgets[0].on_exceed: a cheaper model saves dollars and nothing else: name usd too",
+        ),
+        (('scope = "run"', "usd = 2", "max_usd = 1"), "5: budgets[0].max_usd: max_usd is how far"),
+        (('scope = "run"', "calls = 2", "max_usd = 1"), "5: budgets[0].max_usd: is how far /limits may raise usd, whi"),
+        (('scope = "global"', *DAY, "max_usd = 2"), "6: budgets[0].max_usd: only the limit of a run can be raised"),
+        (('scope = "run"', "usd = 1", "share = 0"), "5: budgets[0].share: must be above 0 and at most 1"),
+        (('scope = "run"', "usd = 1", "share = 1.5"), "5: budgets[0].share: must be above 0 and at most 1"),
+        (('scope = "run"', "usd = 1", "share = 0.0005"), "5: budgets[0].share: at most three digits"),
+        (('scope = "run"', "usd = 1", "share = nan"), "5: budgets[0].share: NaN and infinity"),
+        (('scope = "run"', "usd = 1", "share = true"), "5: budgets[0].share: write a number"),
+        (('scope = "run"', "usd = 1", 'share = "half"'), "5: budgets[0].share: write a number"),
+        (('scope = "run"', "usd = 1", "alert_at = 0.5"), "5: budgets[0].alert_at: write a list of at most 20 parts"),
+        (
+            ('scope = "run"', "usd = 1", f"alert_at = {[0.01] * 21}"),
+            "5: budgets[0].alert_at: write a list of at most 2",
+        ),
+        (('scope = "run"', "usd = 1", "alert_at = [0]"), "5: budgets[0].alert_at: must be above 0 and at most 10"),
+        (('scope = "run"', "usd = 1", "alert_at = [80]"), "5: budgets[0].alert_at: must be above 0 and at most 10"),
+        (('scope = "run"', "usd = 1", "alert_at = [-0.5]"), "5: budgets[0].alert_at: must be above 0"),
+        (('scope = "run"', "usd = 1", "alert_at = [inf]"), "5: budgets[0].alert_at: NaN and infinity"),
+        (
+            ('scope = "run"', "usd = 1", "alert_at = [0.5, 0.50]"),
+            "5: budgets[0].alert_at: the same part stands there tw",
+        ),
+        (('scope = "run"', "usd = 1", "alert_at = [0.12345]"), "5: budgets[0].alert_at: at most three digits"),
+        (('scope = "run"', "usd = 1", "alert_at = [true]"), "5: budgets[0].alert_at: write a number"),
+        (('scope = "run"', "usd = 1", "alert_at = [1e999999999]"), "5: budgets[0].alert_at: "),
+        (('scope = "run"', "usd = 1", 'clamp = "no"'), "5: budgets[0].clamp: should be a valid boolean"),
+    ],
+)
+def test_what_a_budget_can_not_mean_stops_the_start(tmp_path, lines, said):
+    """Each mistake with file, line and key, and with what to write instead (issue: bad input)."""
+    found = fault(tmp_path, "\n".join(["[[budgets]]", 'name = "b"', *lines, ""]))
+    assert found.startswith("meterbox.toml:")
+    assert said in found and 1 == len(found.splitlines())
+
+
+@pytest.mark.parametrize("name", ["a b", "", "a/b", "x" * 129, "ü"])
+def test_a_budget_has_a_plain_name(tmp_path, name):
+    """Names stand in accounts' thresholds and in alerts: no blanks, no slashes."""
+    assert "meterbox.toml:2: budgets[0].name: 1 to 128 letters" in fault(tmp_path, table(name, "run", "usd = 1"))
+
+
+def test_all_contradictions_are_told_at_once(tmp_path):
+    """Two budgets with a mistake each, in the order of the file."""
+    found = fault(
+        tmp_path, table("a", "global", "usd = 1"), table("b", "run", "usd = 2", "max_usd = 1", 'per = "hour"')
+    ).splitlines()
+    assert ["meterbox.toml:1:", "meterbox.toml:9:", "meterbox.toml:10:"] == [line.split(" ")[0] for line in found]
+
+
+def test_budgets_are_told_apart_by_name(tmp_path):
+    """Two of one name: the line of the second is named (issue: two budgets with one name)."""
+    assert (
+        "meterbox.toml:6: budgets[1].name: two are named a (the other is budgets[0]): each needs a name of its own"
+    ) == fault(tmp_path, table("a", "run", "usd = 1"), table("a", "global", *DAY))
+
+
+# --------------------------------------------------------------------------- budgets that contradict each other
+
+
+def test_two_limits_of_the_same_thing_contradict(tmp_path):
+    """Same scope, unit and window, both enforced: an error that names both (issue: budgets that contradict)."""
+    found = fault(tmp_path, table("a", "run", "usd = 1", "calls = 5"), table("b", "run", "calls = 9", "tokens = 5"))
+    assert (
+        "meterbox.toml:9: budgets[1].calls: b and a both limit calls of run per run: keep one of them, or set mode = "
+        '"shadow" on the other'
+    ) == found
+    found = fault(tmp_path, table("a", "agent:x", *DAY), table("b", "agent:x", *DAY, 'mode = "expected"'))
+    assert "b and a both limit usd of agent:x per day" in found
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        table("b", "agent:x", *DAY, 'mode = "shadow"'),
+        table("b", "agent:x", 'per = "day"', "calls = 9"),
+        table("b", "agent:x", 'per = "month"', "usd = 9"),
+        table("b", "agent:y", *DAY),
+        table("b", "user:x", *DAY),
+        table("b", "agent:x", *DAY, 'zone = "Asia/Tokyo"'),
+    ],
+)
+def test_what_differs_does_not_contradict(tmp_path, second):
+    """A shadow beside it, another unit, window, zone or owner: both hold."""
+    settings = loaded(tmp_path, table("a", "agent:x", *DAY), second)
+    assert 3 == len(settings.budget_rules())
+    assert [] == settings.warnings()
+
+
+# --------------------------------------------------------------------------- what is worth a second look
+
+
+def warned(folder: Path, *tables: str) -> list[str]:
+    """What is said of these tables."""
+    return loaded(folder, *tables).warnings()
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "reached"),
+    [
+        (("agent:*", "day", 5), ("agent:x", "day", 9), False),
+        (("agent:*", "day", 5), ("agent:x", "day", 5), True),
+        (("agent:*", "day", 9), ("agent:x", "day", 5), True),
+        (("agent:*", "day", 5), ("user:x", "day", 9), True),
+        (("agent:*", "hour", 5), ("agent:x", "day", 9), True),  # many hours make a day
+        (("agent:*", "month", 5), ("agent:x", "day", 9), False),
+        (("agent:x", "day", 5), ("agent:x", "hour", 9), False),
+        (("global", "day", 5), ("key:*", "day", 9), False),
+        (("global", "day", 5), ("run", "run", 9), True),  # a run may last for days
+    ],
+)
+def test_a_limit_that_another_one_hides_is_said(tmp_path, wide, narrow, reached):
+    """Where a budget that counts at least as much is lower, the higher one can never be reached."""
+    tables = [
+        table(name, scope, f"usd = {usd}", *([f'per = "{per}"'] if per != "run" else []))
+        for name, (scope, per, usd) in (("wide", wide), ("narrow", narrow))
+    ]
+    if narrow[0].startswith("key"):
+        tables.append('[[keys]]\nname = "k"\nsecret = "abcdefgh"\n')
+    said = [
+        f"budget narrow: its usd can never be reached: wide ({wide[0]} per {wide[1]}) applies too and is lower",
+    ]
+    assert ([] if reached else said) == warned(tmp_path, *tables)
+    shadow = [one + 'mode = "shadow"\n' if '"wide"' in one else one for one in tables]
+    assert [] == warned(tmp_path, *shadow)
+
+
+def test_more_than_a_thousand_dollars_is_said_of_runs_only(tmp_path):
+    """A limit in cents typed as dollars shows in a run's budget; a company's month may well cost more."""
+    assert ["budget a: $1,500 for a single run is a lot; is the unit dollars?"] == warned(
+        tmp_path, table("a", "run", "usd = 1500"), table("m", "global", 'per = "month"', "usd = 50_000")
+    )
+
+
+def test_a_key_that_does_not_exist_is_said(tmp_path):
+    """A budget of a key that nobody has applies to nobody; the nearest name is given."""
+    key = '[[keys]]\nname = "research"\nsecret = "abcdefgh"\n'
+    assert [] == warned(
+        tmp_path, key, table("a", "key:research", *DAY), table("b", "key:*", 'per = "month"', "usd = 9")
+    )
+    assert ["budget a: applies to nobody: no [[keys]] has this name. Did you mean `research`?"] == warned(
+        tmp_path, key, table("a", "key:reserch", *DAY)
+    )
+    assert ["budget a: applies to nobody: there are no [[keys]]"] == warned(tmp_path, table("a", "key:*", *DAY))
+
+
+@pytest.mark.parametrize("lines", [("calls = 50",), ("usd = 1", 'mode = "shadow"')])
+def test_runs_without_a_dollar_limit_are_said(tmp_path, lines):
+    """The first run budget takes the built-in $10 away, also where it limits something else."""
+    [said] = warned(tmp_path, table("a", "run", *lines))
+    assert said.startswith("budgets: runs have no dollar limit")
+    assert [] == warned(tmp_path, table("a", "run", *lines), table("b", "run", "usd = 5"))
+
+
+# --------------------------------------------------------------------------- where zones come from
+
+
+def test_zones_are_known_without_a_zone_database_of_the_system(tmp_path):
+    """A slim container has none: the one that is installed along is read."""
+    zoneinfo.reset_tzpath([])
+    try:
+        [rule] = rules(tmp_path, table("b", "global", *DAY, 'zone = "Indian/Kerguelen"'))
+    finally:
+        zoneinfo.reset_tzpath()
+    assert rule.window is not None
+    assert "2026-11-22@Indian:Kerguelen" == rule.window.at(1_795_288_000.0).label
+
+
+def test_counts_may_come_from_the_environment(tmp_path):
+    """`${NAME}` is a text, so a text of digits is a number."""
+    file = tmp_path / "meterbox.toml"
+    file.write_text(table("b", "run", 'calls = "${MOST}"'))
+    assert [50] == [rule.limit for rule in load(file, {"MOST": "50"}).budget_rules()]
