@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
-from gateway.config_budgets import BudgetTable, default_holds, doubts, faults, rules_of
+from gateway.config_budgets import BudgetTable, cheaper_models, default_holds, doubts, faults, rules_of
 from gateway.config_tables import (
     Capture,
     Detectors,
@@ -35,6 +35,7 @@ from gateway.core.errors import ConfigError
 from gateway.core.secret import Secret
 
 if TYPE_CHECKING:
+    from gateway.core.ports import Prices as PriceBook
     from gateway.core.price import Override
     from gateway.core.types import Provider
     from gateway.edge.keys import KeySpec
@@ -70,6 +71,7 @@ class Settings(Table):
 
     _file: FilePath | None = PrivateAttr(None)
     _state_dir: FilePath = PrivateAttr(FilePath())
+    _origins: Origins = PrivateAttr(Origins("settings"))
 
     @model_validator(mode="after")
     def _told_apart(self) -> Settings:
@@ -155,14 +157,21 @@ class Settings(Table):
         """Every budget, one for each unit that it names; with the default of $10 a run where that holds."""
         return rules_of(self.budgets)
 
-    def run_budgets(self) -> list[Budget]:
-        """Those in dollars of a run."""
-        return [budget for budget in self.budget_rules() if budget.scope == "run" and budget.unit == "nusd"]
-
     @property
     def default_budget(self) -> bool:
         """May every run spend $10, because the file names no budget of scope run?"""
         return default_holds(self.budgets)
+
+    def check_prices(self, prices: PriceBook, at: float) -> None:
+        """Raises ConfigError where a model to degrade to has no price: every call of it would be refused."""
+        if self.prices.unknown == "allow":
+            return
+        for path, model in cheaper_models(self.budgets):
+            if not any(prices.card(provider, model, at) for provider in self.providers().values()):
+                raise ConfigError(
+                    f"{self._origins.place(path)}: {spell(path)}: no configured provider has a price for this model: "
+                    "choose one that `meterbox prices` lists, or write its price under [[prices.overrides]]"
+                )
 
     def warnings(self) -> list[str]:
         """What is allowed but worth a second look, one sentence each; said at the start and by `check`."""
@@ -203,6 +212,7 @@ def load(
     if found := [f"{origins.place(path)}: {spell(path)}: {why}" for path, why in faults(settings.budgets)]:
         raise ConfigError("\n".join(found))
     settings._file = file
+    settings._origins = origins
     settings._state_dir = _state_dir(environ)
     for name in settings.sections:
         _check_section(name, origins)

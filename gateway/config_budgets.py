@@ -194,7 +194,7 @@ def zone_of(name: str) -> tzinfo:
 def faults(tables: Sequence[BudgetTable]) -> Iterator[tuple[Path, str]]:
     """Every contradiction, within a budget or between two, with the path of the key to change."""
     for index, table in enumerate(tables):
-        for check in (_limit_faults, _window_faults, _degrade_faults):
+        for check in (_limit_faults, _window_faults, _exceed_faults):
             for key, why in check(table):
                 yield ("budgets", index, key) if key else ("budgets", index), why
     yield from _twins(tables)
@@ -229,7 +229,9 @@ def _window_faults(table: BudgetTable) -> Iterator[tuple[str, str]]:
         yield "zone", "a run has no window that a zone could place: take it out"
 
 
-def _degrade_faults(table: BudgetTable) -> Iterator[tuple[str, str]]:
+def _exceed_faults(table: BudgetTable) -> Iterator[tuple[str, str]]:
+    if table.on_exceed == "last_call" and set(table.limits) == {"seconds"}:
+        yield "on_exceed", "time that is up leaves nothing for a last call: write stop, or name another unit too"
     if table.on_exceed != "degrade":
         if table.degrade_to is not None:
             yield "degrade_to", 'works with on_exceed = "degrade" only: write that too, or take this out'
@@ -317,6 +319,13 @@ def default_holds(tables: Sequence[BudgetTable]) -> bool:
     return not any(table.scope == "run" for table in tables)
 
 
+def cheaper_models(tables: Sequence[BudgetTable]) -> Iterator[tuple[Path, str]]:
+    """The models that budgets degrade to, and where they are named."""
+    for index, table in enumerate(tables):
+        if table.degrade_to is not None:
+            yield ("budgets", index, "degrade_to"), table.degrade_to
+
+
 def rules_of(tables: Sequence[BudgetTable]) -> list[Budget]:
     """One Budget for each unit that a table names, in the file's order; the default of $10 a run where it holds."""
     from gateway.rules.budget import Budget
@@ -333,8 +342,11 @@ def _rule(table: BudgetTable, key: str) -> Budget:
     limit = table.limits[key]
     most = table.max_usd if key == "usd" and table.max_usd is not None else limit
     named: dict[str, Any] = {"mode": table.mode, "on_exceed": table.on_exceed, "degrade_to": table.degrade_to}
-    if table.on_exceed == "degrade" and key != "usd":  # a cheaper model is no fewer calls
-        named |= {"on_exceed": "stop", "degrade_to": None}
+    if (table.on_exceed, key) == ("last_call", "seconds") or (table.on_exceed == "degrade" and key != "usd"):
+        named |= {
+            "on_exceed": "stop",
+            "degrade_to": None,
+        }  # time that is up has no reserve; fewer dollars, as many calls
     return Budget(
         name=table.name,
         limit=limit,

@@ -36,7 +36,7 @@ def test_no_file_at_all_works(tmp_path, monkeypatch):
     settings = load(None, {"HOME": str(tmp_path)})
     assert ["openai", "anthropic"] == list(settings.providers())
     assert not any(provider.has_key for provider in settings.providers().values())
-    assert [("default", 10 * NUSD, 10 * NUSD)] == [(b.name, b.limit, b.most) for b in settings.run_budgets()]
+    assert [("default", 10 * NUSD, 10 * NUSD)] == [(b.name, b.limit, b.most) for b in settings.budget_rules()]
     assert ("127.0.0.1", 8787, False, None) == (
         settings.server.host,
         settings.server.port,
@@ -195,7 +195,7 @@ def test_a_limit_that_is_not_enforced_stops_the_start(tmp_path, text, word):
 def test_dollars_are_exact(tmp_path, written, nusd):
     """`usd` is a number or a text, read as an exact decimal, whole nano-dollars (ledger.md section 2)."""
     settings = load(write(tmp_path, f"{RUN}usd = {written}\n"), {})
-    assert [nusd] == [budget.limit for budget in settings.run_budgets()]
+    assert [nusd] == [budget.limit for budget in settings.budget_rules()]
 
 
 @pytest.mark.parametrize(
@@ -225,14 +225,16 @@ def test_bad_dollars_are_refused(tmp_path, written, why):
 
 def test_a_budget_may_be_raised_as_far_as_max_usd(tmp_path):
     """max_usd is how far /limits may raise; without it the limit itself; below it is a mistake."""
-    budgets = load(write(tmp_path, RUN + "usd = 1\nmax_usd = 2\n"), {}).run_budgets()
+    budgets = load(write(tmp_path, RUN + "usd = 1\nmax_usd = 2\n"), {}).budget_rules()
     assert [(NUSD, 2 * NUSD)] == [(budget.limit, budget.most) for budget in budgets]
     assert "max_usd is how far" in fault(tmp_path, RUN + "usd = 2\nmax_usd = 1\n")
 
 
 def test_a_shadow_budget_only_counts(tmp_path):
     """mode = "shadow" is passed on: it never clamps or refuses (design.md section 2)."""
-    assert [True] == [one.shadow for one in load(write(tmp_path, RUN + "usd = 1\nmode = 'shadow'\n"), {}).run_budgets()]
+    assert [True] == [
+        one.shadow for one in load(write(tmp_path, RUN + "usd = 1\nmode = 'shadow'\n"), {}).budget_rules()
+    ]
 
 
 def test_more_than_a_thousand_dollars_a_run_is_worth_a_warning(tmp_path):

@@ -9,7 +9,8 @@ import pytest
 
 from gateway.config import Settings, load
 from gateway.core.errors import ConfigError
-from gateway.core.types import NUSD
+from gateway.core.price import RateCard, Rates
+from gateway.core.types import NUSD, Provider
 from gateway.core.windows import Calendar
 from gateway.rules.budget import Budget
 
@@ -99,6 +100,12 @@ def test_only_dollars_are_raised_and_degrade(tmp_path):
     )
     assert (3 * NUSD, "degrade", "gpt-5-mini") == (dollars.most, dollars.on_exceed, dollars.degrade_to)
     assert (9, "stop", None) == (calls.most, calls.on_exceed, calls.degrade_to)
+
+
+def test_time_that_is_up_has_no_last_call(tmp_path):
+    """The calls of the same budget have one."""
+    calls, seconds = rules(tmp_path, table("b", "run", "calls = 9", "seconds = 60", 'on_exceed = "last_call"'))
+    assert ("last_call", "stop") == (calls.on_exceed, seconds.on_exceed)
 
 
 def test_the_default_holds_until_a_run_budget_is_named(tmp_path):
@@ -191,6 +198,7 @@ DAY = ('per = "day"', "usd = 1")
         (('scope = "run"', "usd = 1", 'on_exceed = "lastcall"'), "Did you mean `last_call`?"),
         (('scope = "run"', "usd = 1", 'on_exceed = "ask"'), "5: budgets[0].on_exceed: a limit that can't be enforced "),
         (('scope = "run"', "usd = 1", 'on_exceed = "degrade"'), "1: budgets[0].degrade_to: is missing: on_exceed"),
+        (('scope = "run"', "seconds = 9", 'on_exceed = "last_call"'), "5: budgets[0].on_exceed: time that is up"),
         (('scope = "run"', "usd = 1", 'degrade_to = "m"'), "5: budgets[0].degrade_to: works with on_exceed"),
         (
             ('scope = "run"', "calls = 1", 'on_exceed = "degrade"', 'degrade_to = "m"'),
@@ -347,6 +355,33 @@ def test_runs_without_a_dollar_limit_are_said(tmp_path, lines):
     [said] = warned(tmp_path, table("a", "run", *lines))
     assert said.startswith("budgets: runs have no dollar limit")
     assert [] == warned(tmp_path, table("a", "run", *lines), table("b", "run", "usd = 5"))
+
+
+# --------------------------------------------------------------------------- prices
+
+
+class Listed:
+    """A price list that knows one model at one provider."""
+
+    def __init__(self, provider: str, model: str) -> None:
+        self._known = (provider, model)
+
+    def card(self, provider: Provider, model: str, at: float) -> RateCard | None:
+        """A card for the model that is known."""
+        return RateCard("m", "p", Rates(1, 1, 1, 1, 1, 1, 1, 1)) if self._known == (provider.name, model) else None
+
+
+def test_a_model_to_degrade_to_must_have_a_price(tmp_path):
+    """Without one every call of it would be refused: a start-up error, unless unknown prices are allowed."""
+    cheap = table("b", "run", "usd = 1", 'on_exceed = "degrade"', 'degrade_to = "mini"')
+    settings = loaded(tmp_path, table("a", "global", *DAY), cheap)
+    settings.check_prices(Listed("anthropic", "mini"), 0.0)
+    with pytest.raises(ConfigError) as caught:
+        settings.check_prices(Listed("groq", "mini"), 0.0)
+    assert str(caught.value).startswith(
+        f"{tmp_path}/meterbox.toml:11: budgets[1].degrade_to: no configured provider has a price for this model: "
+    )
+    loaded(tmp_path, cheap, '[prices]\nunknown = "allow"\n').check_prices(Listed("groq", "mini"), 0.0)
 
 
 # --------------------------------------------------------------------------- where zones come from

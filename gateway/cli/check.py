@@ -12,7 +12,7 @@ import click
 
 from gateway.cli.control import bracketed
 from gateway.cli.options import say, settings_of, show_json, with_config, with_json
-from gateway.cli.words import money, table
+from gateway.cli.words import amount, table
 
 if TYPE_CHECKING:
     from gateway.config import Settings
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def command(config: Path | None, as_json: bool) -> None:
     """Check the configuration and show what would be in force. Exit status 2 if it can't be used."""
     settings = settings_of(config)
+    _check_prices(settings)
     facts = in_force(settings)
     if as_json:
         show_json(facts)
@@ -53,6 +54,16 @@ def in_force(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _check_prices(settings: Settings) -> None:
+    """Reads the price list, which takes a while, only where a budget names a model. Raises ConfigError."""
+    if not any(budget.degrade_to for budget in settings.budgets):
+        return
+    from gateway.edge.clock import SystemClock
+    from gateway.edge.pricelist import PriceList
+
+    settings.check_prices(PriceList(settings.price_overrides()), SystemClock().now())
+
+
 def _providers(settings: Settings) -> list[dict[str, Any]]:
     held = settings.secrets()
     found: list[dict[str, Any]] = []
@@ -74,21 +85,43 @@ def _providers(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _budgets(settings: Settings) -> list[dict[str, Any]]:
-    from decimal import Decimal
-
-    def usd(nusd: int) -> str:
-        return f"{Decimal(nusd).scaleb(-9):f}"
-
+    """One for each unit of each budget, as `/api/budgets` spells them: dollars as texts, other units as numbers."""
     return [
         {
             "name": b.name,
-            "scope": "run",
-            "usd": usd(b.limit),
-            "max_usd": usd(b.most),
-            "mode": "shadow" if b.shadow else "strict",
+            "scope": b.scope,
+            "per": b.window.per if b.window else "run",
+            "zone": b.window.zone if b.window else None,
+            "unit": "usd" if b.unit == "nusd" else b.unit,
+            "limit": _amount(b.unit, b.limit),
+            "max": _amount(b.unit, b.most),
+            "mode": b.mode,
+            "on_exceed": b.on_exceed,
+            "degrade_to": b.degrade_to,
+            "alert_at": [spelled for spelled, _ in b.alert_at],
+            "share": b.part / 1000,
             "clamp": b.clamp,
         }
-        for b in settings.run_budgets()
+        for b in settings.budget_rules()
+    ]
+
+
+def _amount(unit: str, value: int) -> str | int:
+    from decimal import Decimal
+
+    return f"{Decimal(value).scaleb(-9):f}" if unit == "nusd" else value
+
+
+def _row(budget: dict[str, Any]) -> list[str]:
+    window = "" if budget["zone"] is None else f" per {budget['per']}"
+    zone = "" if budget["zone"] in (None, "UTC") else f" ({budget['zone']})"
+    then = {"stop": "", "last_call": ", last call", "degrade": f", then {budget['degrade_to']}"}
+    return [
+        budget["name"],
+        f"{budget['scope']}{window}{zone}",
+        amount(budget["unit"], budget["limit"]),
+        amount(budget["unit"], budget["max"]) if budget["max"] != budget["limit"] else "-",
+        f"{budget['mode']}{then[budget['on_exceed']]}",
     ]
 
 
@@ -100,7 +133,7 @@ def _show(facts: dict[str, Any]) -> None:
     click.echo(f"unknown price  {facts['unknown_prices']}; unmetered paths: {facts['unmetered']}\n")
     rows = [[p["name"], p["origin"], p["key"], ", ".join(p["default_for"]) or "-"] for p in facts["providers"]]
     click.echo(table(["PROVIDER", "ORIGIN", "KEY", "DEFAULT FOR"], rows) + "\n")
-    rows = [[b["name"], b["scope"], money(b["usd"]), money(b["max_usd"]), b["mode"]] for b in facts["budgets"]]
+    rows = [_row(budget) for budget in facts["budgets"]]
     click.echo(
         table(["BUDGET", "SCOPE", "LIMIT", "MAY BE RAISED TO", "MODE"], rows, right=("LIMIT", "MAY BE RAISED TO"))
     )

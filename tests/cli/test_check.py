@@ -54,3 +54,36 @@ def test_warnings_are_talk(tmp_path, meterbox):
     status, out, err = meterbox("check", "--config", str(file))
     assert 0 == status
     assert "warning: budget x: $5,000 for a single run is a lot" in err and "a lot" not in out
+
+
+def test_budgets_are_shown_with_window_and_what_follows(tmp_path, meterbox):
+    """Every unit of every budget: whose, how much, in which window, and what a call gets that no longer fits."""
+    file = tmp_path / "x.toml"
+    file.write_text(
+        "[[budgets]]\nname='team'\nscope='agent:*'\nper='day'\nzone='Europe/Berlin'\nusd=5\ncalls=40\n"
+        "on_exceed='last_call'\n[[budgets]]\nname='all'\nscope='global'\nper='month'\ntokens=1_000_000\n",
+        encoding="utf-8",
+    )
+    status, out, _ = meterbox("check", "--config", str(file))
+    assert 0 == status
+    rows = [" ".join(line.split()) for line in out.split("\n")]
+    assert "default run $10.00 - strict" in rows
+    assert "team agent:* per day (Europe/Berlin) $5.00 - strict, last call" in rows
+    assert "team agent:* per day (Europe/Berlin) 40 calls - strict, last call" in rows
+    assert "all global per month 1,000,000 tokens - strict" in rows
+    told = json.loads(meterbox("check", "--config", str(file), "--json")[1])["budgets"]
+    assert [("run", None, "usd", "10.000000000"), ("day", "Europe/Berlin", "usd", "5.000000000")] == [
+        (one["per"], one["zone"], one["unit"], one["limit"]) for one in told[:2]
+    ]
+    assert (["0.5", "0.8", "1.0"], 1.0, 40) == (told[2]["alert_at"], told[2]["share"], told[2]["limit"])
+
+
+def test_a_cheaper_model_without_a_price_is_a_fault(tmp_path, meterbox):
+    """What a budget degrades to is looked up in the price list."""
+    file = tmp_path / "x.toml"
+    text = "[[budgets]]\nname='x'\nscope='run'\nusd=5\non_exceed='degrade'\ndegrade_to='gpt-4o-mini'\n"
+    file.write_text(text, encoding="utf-8")
+    assert 0 == meterbox("check", "--config", str(file))[0]
+    file.write_text(text.replace("gpt-4o-mini", "no-such-model"), encoding="utf-8")
+    status, _, err = meterbox("check", "--config", str(file))
+    assert 2 == status and f"{file}:6: budgets[0].degrade_to: no configured provider has a price" in err
