@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.core.ledger.book import Account, Book, Dirty, Hold, Row, Written
+from gateway.core.ledger.shared import SharedLine
 from gateway.core.types import Entry, Finding, Run
 
 ROWS_MOST: Final = 64  # rows that one statement writes; 13 columns stay below SQLite's oldest limit of 999 values
@@ -97,16 +98,18 @@ CREATE TABLE content (hash BLOB PRIMARY KEY, first_call TEXT NOT NULL, at REAL N
 """
 
 # Units, windows and several processes. last: the order that used the account's last call; marks: thresholds that were
-# recorded; ends_at: end of its window. parked: who waits, in all processes; a ticket is a place in line.
+# recorded; ends_at: end of its window. parked: who waits, in all processes; a ticket is a place in line, blocks: the
+# account stands in its way.
 _SECOND: Final = """
 ALTER TABLE account ADD COLUMN last TEXT;
 ALTER TABLE account ADD COLUMN marks TEXT NOT NULL DEFAULT '';
 ALTER TABLE account ADD COLUMN ends_at REAL;
 CREATE TABLE parked (
-    account TEXT NOT NULL,
     ticket INTEGER NOT NULL,
+    account TEXT NOT NULL,
     instance TEXT NOT NULL,
-    PRIMARY KEY (account, ticket)
+    blocks INTEGER NOT NULL,
+    PRIMARY KEY (ticket, account)
 ) WITHOUT ROWID;
 """
 
@@ -120,6 +123,14 @@ PUT_META: Final = "INSERT OR REPLACE INTO meta VALUES ('last_now', ?)"
 PUT_LEASE: Final = "INSERT OR REPLACE INTO instance VALUES (?, ?)"
 END_LEASES: Final = (  # an instance is forgotten once nothing is held in its name
     "DELETE FROM instance WHERE lease_until < ? AND id NOT IN (SELECT instance FROM reservation WHERE state = 'held')"
+)
+
+END_LINES: Final = "DELETE FROM parked WHERE instance NOT IN (SELECT id FROM instance WHERE lease_until >= ?)"
+BURY: Final = ("DELETE FROM parked WHERE instance = ?", "DELETE FROM instance WHERE id = ?")
+NEWS: Final = (  # what a process must know of the others' writes before it decides: the time, and who waits elsewhere
+    "SELECT '', value, 0, 0 FROM meta WHERE name = 'last_now' UNION ALL"
+    " SELECT account, min(CASE WHEN blocks THEN ticket END), max(ticket), count(*) FROM parked WHERE instance <> ?"
+    " GROUP BY account"
 )
 
 # Head of each writing statement, columns of a row, tail. A batch writes many rows with one statement: every step
@@ -139,6 +150,10 @@ INTO_RUN: Final = (
 )
 INTO_JOURNAL: Final = ("INSERT INTO journal (at, kind, run, call_id, data) VALUES ", 5, "")
 INTO_FINDING: Final = ("INSERT OR IGNORE INTO finding VALUES ", 7, "")
+INTO_PARKED: Final = ("INSERT OR REPLACE INTO parked VALUES ", 4, "")
+_FROM_PARKED: Final = (
+    "DELETE FROM parked WHERE instance = ? AND ticket IN (SELECT value FROM json_each(CAST(? AS TEXT)))"
+)
 
 
 def migrations_after(version: int) -> Iterator[str]:
@@ -150,6 +165,7 @@ def migrations_after(version: int) -> Iterator[str]:
 
 
 _encode = msgspec.msgpack.Encoder().encode
+_encode_json = msgspec.json.Encoder().encode
 _run_of = msgspec.msgpack.Decoder(Run).decode
 _hold_of = msgspec.msgpack.Decoder(Hold).decode
 
@@ -213,14 +229,29 @@ def statements_of(book: Book, dirty: Dirty) -> Iterator[tuple[str, list[Any]]]:
         (INTO_JOURNAL, [journal_row(entry) for entry in dirty.journal]),
         (INTO_FINDING, [finding_row(finding) for finding in dirty.findings]),
     ):
-        at = 0
-        while at < len(rows):
-            many = min(ROWS_MOST, 1 << ((len(rows) - at).bit_length() - 1))  # few lengths: statements stay prepared
-            yield _statement(head, columns, tail, many), list(chain.from_iterable(rows[at : at + many]))
-            at += many
+        yield from _many(head, columns, tail, rows)
 
 
-@lru_cache(maxsize=64)  # six tables, seven lengths
+def statements_of_line(instance: str, line: SharedLine) -> Iterator[tuple[str, list[Any]]]:
+    """What became of those who wait here."""
+    if line.start_over:
+        yield BURY[0], [instance]
+        line.start_over = False
+    gone, rows = line.take_untold()
+    if gone:
+        yield _FROM_PARKED, [instance, _encode_json(gone)]
+    yield from _many(*INTO_PARKED, [(ticket, account, instance, blocks) for ticket, account, blocks in rows])
+
+
+def _many(head: str, columns: int, tail: str, rows: Sequence[Sequence[Any]]) -> Iterator[tuple[str, list[Any]]]:
+    at = 0
+    while at < len(rows):
+        many = min(ROWS_MOST, 1 << ((len(rows) - at).bit_length() - 1))  # few lengths: statements stay prepared
+        yield _statement(head, columns, tail, many), list(chain.from_iterable(rows[at : at + many]))
+        at += many
+
+
+@lru_cache(maxsize=64)  # seven tables, seven lengths
 def _statement(head: str, columns: int, tail: str, rows: int) -> str:
     one = f"({', '.join('?' * columns)})"
     return head + ", ".join([one] * rows) + tail

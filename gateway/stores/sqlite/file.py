@@ -32,12 +32,17 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
     return sqlite3.connect(file, 5.0, 0, None, False, cached_statements=512, uri=True)
 
 
-def refuse_bad_file(path: Path, check: bool) -> None:
-    """Raises StoreFailed for a file that isn't ours, is newer than we are, or is damaged. Opens it read-only."""
+def refuse_bad_file(path: Path, check: bool, made: bool) -> None:
+    """Raises StoreFailed for a file that isn't ours, is newer than we are, or is damaged. Opens it read-only.
+
+    made: it had its tables once. Else it may be what a process left that was killed while it made the file.
+    """
     try:
         with closing(connect(path, "ro")) as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             ours = connection.execute("PRAGMA application_id").fetchone()[0]
+            if not (made or ours or version or connection.execute("SELECT 1 FROM sqlite_master").fetchone()):
+                return
             rows = connection.execute("PRAGMA quick_check(3)").fetchall() if check else [("ok",)]
     except sqlite3.Error as error:
         raise StoreFailed(damaged(str(path), str(error))) from error

@@ -25,7 +25,7 @@ WAIT_S: Final = 2.0  # then admission closes (ledger.md section 7)
 def take(file: Path) -> int | None:
     """Locks a file for as long as the descriptor lives; None if somebody else holds it."""
     lock = _opened(file)
-    if _is_free(lock):
+    if is_free(lock):
         return lock
     os.close(lock)
     return None
@@ -35,8 +35,8 @@ def _opened(file: Path) -> int:
     return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _is_free(lock: int) -> bool:
-    """Takes it if nobody else has it."""
+def is_free(lock: int) -> bool:
+    """Takes the lock of this descriptor if nobody else has it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -59,10 +59,11 @@ class FairLock:
         self._granted = threading.Event()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Holds it for the block. Raises OSError if it wasn't free within `wait_s`."""
-        if not self._at_once() and not self._in_time():
-            raise OSError(f"{self.file.name} was not free within {self.wait_s:g} s: another process holds it")
+    def held(self, wait_s: float | None = None) -> Iterator[None]:
+        """Holds it for the block. Raises OSError if it wasn't free within `wait_s` (None: the lock's own)."""
+        most = self.wait_s if wait_s is None else wait_s
+        if not self._at_once() and not self._in_time(most):
+            raise OSError(f"{self.file.name} was not free within {most:g} s: another process holds it")
         try:
             yield
         finally:
@@ -79,13 +80,13 @@ class FairLock:
     def _at_once(self) -> bool:
         """Nobody holds it and nobody is next."""
         with self._mutex:
-            if self._queued or not _is_free(self._turn):
+            if self._queued or not is_free(self._turn):
                 return False
-            free = _is_free(self._lock)
+            free = is_free(self._lock)
             fcntl.flock(self._turn, fcntl.LOCK_UN)
             return free
 
-    def _in_time(self) -> bool:
+    def _in_time(self, wait_s: float) -> bool:
         with self._mutex:
             self._wanted = True
             if not self._queued:
@@ -94,7 +95,7 @@ class FairLock:
                     self._errands = queue.SimpleQueue()
                     threading.Thread(target=self._run_errands, name="ledger-lock", daemon=True).start()
                 self._errands.put(True)
-        self._granted.wait(self.wait_s)
+        self._granted.wait(wait_s)
         with self._mutex:
             self._wanted = False
             got = self._granted.is_set()

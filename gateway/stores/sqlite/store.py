@@ -13,7 +13,6 @@ it is. What never enters: a decision about money (core.ledger), a network file s
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
 import sqlite3
 import threading
@@ -23,14 +22,17 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from gateway.core.errors import ConfigError, MeterboxError, StoreFailed
+from gateway.core.errors import MeterboxError, StoreFailed
 from gateway.core.ledger import engine, schema, settle
 from gateway.core.ledger.audit import audit, book_of_tables
 from gateway.core.ledger.book import Book
 from gateway.core.ledger.desk import Desk, Op, Patience, Window, tell
 from gateway.core.ledger.reading import SqlReading, SqlShelf
+from gateway.core.ledger.shared import SharedLine, look_again
 from gateway.stores.sqlite.file import connect, refuse_bad_file, refuse_bad_ground
-from gateway.stores.sqlite.lock import FairLock, take
+from gateway.stores.sqlite.instances import Instances
+from gateway.stores.sqlite.lock import FairLock
+from gateway.stores.sqlite.pen import Pen
 
 T = TypeVar("T")
 Chore = Callable[[Callable[..., sqlite3.Cursor], float], bool]  # (execute, now); True: there is more to do
@@ -42,8 +44,10 @@ CACHE_MOST: Final = 8_192  # rows of one kind in memory before those at rest are
 BUSY, GATHER_S = 3, 0.0005  # after a batch of so many the next one waits for company: a transaction has its own price
 SWEEP_S, PARKED_SWEEP_S = 1.0, 0.1  # the latter while orders wait: their patience ends on time
 CHORE_S, MORE_CHORES_S = 1.0, 0.1  # between two rounds of housekeeping; the latter while there is more to do
-LEASE_S, RENEW_S, MADE = 30.0, 10.0, "made"
-CHECKPOINT_EVERY, CHECK_MOST_BYTES = 100, 64 * 2**20  # batches; a larger file is checked while it serves
+LOOK_S = 0.01  # while orders wait: how soon it shows that another process made room
+LEASE_S, RENEW_S = 30.0, 10.0
+START_WAIT_S = 30.0  # for the lock: several processes may start at once, and the first one checks the file
+CHECK_MOST_BYTES = 64 * 2**20  # a larger file is checked while it serves
 
 
 class SqliteStore(Desk):
@@ -64,12 +68,14 @@ class SqliteStore(Desk):
         self._why: str | None = "the store is not open"
         self._damaged: str | None = None
         self._pause = threading.Event()
-        self._chores_at = self._swept_at = self._renewed_at = self._beat_at = float("-inf")
+        self._chores_at = self._swept_at = self._renewed_at = float("-inf")
         self._locks = ExitStack()  # lets go of ledger.lock and of our own lock
         self._readers: list[sqlite3.Connection] = []
-        self._open, self._unsynced, self._busy = False, False, False
-        self._time, self._batches, self._version = 0.0, 0, -1
+        self._open, self._busy = False, False
+        self._time = 0.0
         self._more = False  # chores are left over
+        self._line = SharedLine()
+        self._dead: set[str] = set()  # instances whose rows go with the next batch
 
     async def open(self) -> None:
         """Checks ground and file, charges the holds of dead instances, starts the thread. Raises ConfigError where this
@@ -160,63 +166,61 @@ class SqliteStore(Desk):
         self._tell([(self._ended, None)])
 
     def _begin(self) -> None:
-        lock_file, self._instances = self.path.with_suffix(".lock"), self.path.with_suffix(".instances")
-        self._instances.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock_file = self.path.with_suffix(".lock")
+        self._instances = Instances(self.path.with_suffix(".instances"))
+        self._locks.callback(self._instances.close)
         self._lock = FairLock(lock_file)
         self._locks.callback(self._lock.close)
-        with self._lock.held():
+        with self._lock.held(START_WAIT_S):
             refuse_bad_ground(lock_file)
             size = self.path.stat().st_size if self.path.exists() else 0
-            if size or (self.path.exists() and (self._instances / MADE).exists()):  # it was not empty once
-                refuse_bad_file(self.path, size <= CHECK_MOST_BYTES)
-            self._connection = connect(self.path, "rwc")
-            self._settle_in()
+            if size or (self.path.exists() and self._instances.made):  # it was not empty once
+                # who has it open has checked it
+                check = size <= CHECK_MOST_BYTES and not self._instances.has_company()
+                refuse_bad_file(self.path, check, self._instances.made)
+            self._pen = Pen(self.path, self._lock, self._now, self._full)
+            self._connection = self._pen.connection
+            self._shelf = SqlShelf(lambda sql, values: self._connection.execute(sql, values).fetchall())
+            self._window = Window(Book(self.instance, self._shelf, self._line))
+            try:
+                self._settle_in()
+            except BaseException:
+                self._connection.close()
+                raise
+        self._instances.bury(self._bury)
         if size > CHECK_MOST_BYTES:
             threading.Thread(target=self._check, name="ledger-check", daemon=True).start()
 
     def _settle_in(self) -> None:
-        """Tables, time, our own lock and lease; charges the holds of instances whose lock can be taken."""
+        """Tables, time, our own lock and lease."""
         execute = self._connection.execute
-        if execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
-            raise ConfigError(f"{self.path} can't use a write-ahead log here; set [stores.sqlite] path to a local disk")
-        execute("PRAGMA wal_autocheckpoint=0")
-        execute("PRAGMA synchronous=FULL" if self._full else "PRAGMA synchronous=NORMAL")
-        self._shelf = SqlShelf(lambda sql, values: execute(sql, values).fetchall())
-        self._window = Window(Book(self.instance, self._shelf))
-        with self._transaction():
+        with self._pen.locked():
             for statement in schema.migrations_after(execute("PRAGMA user_version").fetchone()[0]):
                 execute(statement)
-            self._time = (execute("SELECT value FROM meta WHERE name = 'last_now'").fetchone() or (0.0,))[0]
+            self._catch_up()
             self._renew(self._tick())
-        (self._instances / MADE).touch()
-        mine = take(self._instances / f"{self.instance}.lock")
-        if mine is not None:
-            self._locks.callback(os.close, mine)
-        for file in sorted(self._instances.glob("*.lock")):
-            lock = take(file)
-            if lock is not None:
-                self._bury(file.stem)
-                file.unlink()
-                os.close(lock)
+            self._instances.enter(self.instance)
 
-    def _bury(self, instance: str) -> None:
-        lost = 1
-        while lost:
-            with self._transaction() as execute:
-                lost = settle.bury(self._window.book, self._tick(), instance)
-                self._write()
-                execute("DELETE FROM instance WHERE id = ?", (instance,))
+    def _bury(self, instance: str) -> bool:
+        """Charges what a dead process held and takes it out of every line. False: not done, ask again."""
+        self._dead.add(instance)
+        left: list[str] = [""]
+        while self._attempt([Op(settle.bury, (instance,), None, False)]):
+            before, left = left, self._shelf.held_by(instance, 1)
+            if not left or left == before:
+                return not left
+        return False
 
     def _check(self) -> None:
         try:
-            refuse_bad_file(self.path, True)
+            refuse_bad_file(self.path, True, True)
         except StoreFailed as error:
             self._damaged = str(error)
 
     def _gather(self) -> tuple[list[Op], bool]:
         """What is queued, up to a batch; waits for the first, but not past the next sweep. False: close was asked."""
         ops: list[Op] = []
-        patience = PARKED_SWEEP_S if self._window.book.line.parked or self._more else SWEEP_S
+        patience = LOOK_S if self._line.parked else MORE_CHORES_S if self._more else SWEEP_S
         with suppress(queue.Empty):
             op = self._inbox.get(timeout=patience)
             self._pause.wait(GATHER_S if self._busy else 0)
@@ -230,12 +234,15 @@ class SqliteStore(Desk):
 
     def _turn(self, ops: list[Op]) -> None:
         self._busy = len(ops) >= BUSY
-        every = PARKED_SWEEP_S if self._window.book.line.parked else SWEEP_S
-        if abs((wall := self._now()) - self._swept_at) >= every:  # abs: the clock may step back
+        every = PARKED_SWEEP_S if self._line.parked else SWEEP_S
+        if sweeps := abs((wall := self._now()) - self._swept_at) >= every:  # abs: the clock may step back
             self._swept_at = wall
             ops.append(Op(settle.expire, (self.idle_s,), None, False))
         if self._why is None:
-            self._keep([] if not ops or self._attempt(ops) else ops)
+            idle = not ops and not (self._line.parked and self._pen.others_wrote())
+            self._keep([] if idle or self._attempt(ops) else ops)
+            if sweeps and self._why is None:
+                self._instances.bury(self._bury)
             return
         self._refuse([op.reply for op in ops if not op.kept])
         self._keep(ops)
@@ -275,8 +282,13 @@ class SqliteStore(Desk):
                 self._renew(now)
             if orders := [op.args[0] for op in ops if op.act is engine.reserve]:
                 self._shelf.prefetch(self._window.book, orders)
+            if self._pen.news and self._line.parked:
+                look_again(self._window.book, now)
             self._window.carry_out(ops, now, done)
             self._write()
+        if self._dead:  # whoever stood behind them may go
+            self._dead.clear()
+            self._pen.look_anew()
         self._window.book.trim(CACHE_MOST)
 
     def _do_chores(self) -> None:
@@ -294,43 +306,39 @@ class SqliteStore(Desk):
 
     @contextmanager
     def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
-        """ledger.lock around BEGIN IMMEDIATE ... COMMIT, and a checkpoint now and then."""
-        execute = self._connection.execute
-        with self._lock.held():
-            self._beat = self._unsynced and abs(self._now() - self._beat_at) >= SWEEP_S and not self._full
-            if self._beat:
-                execute("PRAGMA synchronous=FULL")
-            try:
-                execute("BEGIN IMMEDIATE")
-                version = execute("PRAGMA data_version").fetchone()[0]
-                if version != self._version:  # another process wrote: what we have in mind may be old
-                    self._window.book.drop()
-                    self._version = version
-                yield execute
-                execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    self._connection.rollback()
-                raise
-            finally:
-                if self._beat:
-                    execute("PRAGMA synchronous=NORMAL")
-            self._beat_at, self._unsynced = (self._now(), False) if self._beat else (self._beat_at, self._unsynced)
-            self._batches += 1
-            if self._batches % CHECKPOINT_EVERY == 0:
-                execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        with self._pen.transaction():
+            if self._pen.news:
+                self._catch_up()
+            yield self._connection.execute
+
+    def _catch_up(self) -> None:
+        """Others wrote: what we have in mind may be old."""
+        self._window.book.drop()
+        rows = self._connection.execute(schema.NEWS, (self.instance,)).fetchall()
+        self._line.hear(row for row in rows if row[0])
+        self._time = max([self._time, *(row[1] for row in rows if not row[0])])
 
     def _write(self) -> None:
         dirty = self._window.book.take_dirty()
-        if dirty or self._beat or self._why is not None:  # a heartbeat, and a try after a failure, must write something
-            self._connection.execute(schema.PUT_META, (self._time,))
-        self._unsynced = self._unsynced or bool(dirty)
+        execute = self._connection.execute
+        if dirty or self._pen.beats or self._why is not None:  # a heartbeat, a try after a failure: both must write
+            execute(schema.PUT_META, (self._time,))
+        self._pen.unsynced = self._pen.unsynced or bool(dirty)
         for sql, values in schema.statements_of(self._window.book, dirty):
-            self._connection.execute(sql, values)
+            execute(sql, values)
+        for sql, values in schema.statements_of_line(self.instance, self._line):
+            execute(sql, values)
+        for instance in self._dead:
+            for sql in schema.BURY:
+                execute(sql, (instance,))
+        if self._line.parked:
+            self._line.remember(self._window.book)
 
     def _renew(self, now: float) -> None:
         self._connection.execute(schema.PUT_LEASE, (self.instance, now + LEASE_S))
         self._connection.execute(schema.END_LEASES, (now,))
+        if self._connection.execute(schema.END_LINES, (now,)).rowcount > 0:
+            self._pen.look_anew()
         self._renewed_at = now
 
     def _tick(self) -> float:
@@ -348,10 +356,9 @@ class SqliteStore(Desk):
     def _finish(self) -> None:
         self._why = self._why or "the store is closed"
         self._refuse([op.reply for op in self._kept] + self._window.throw_away((), ()))
-        with suppress(OSError, sqlite3.Error):  # else the next start charges what we still hold
-            self._bury(self.instance)
-            with self._lock.held():
-                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                self._connection.close()
-            (self._instances / f"{self.instance}.lock").unlink()
+        with suppress(OSError, sqlite3.Error):  # else others, or the next start, charge what we still hold
+            buried = self._bury(self.instance)
+            self._pen.close()
+            if buried:
+                self._instances.leave()
         self._locks.close()

@@ -382,9 +382,9 @@ async def test_each_second_with_writes_reaches_the_disk(tmp_path: Path, clock: F
 async def test_many_operations_share_a_transaction(tmp_path: Path, clock: FakeClock) -> None:
     """Group commit: what is queued together is written together, at most 64 at a time."""
     async with opened(sqlite(tmp_path, clock)) as store:
-        before = store._batches
+        before = store._pen.batches
         await asyncio.gather(*[store.reserve(order(f"c{n}", charge(want=1))) for n in range(640)])
-        assert store._batches - before <= 60
+        assert store._pen.batches - before <= 60
         assert (0, 640) == balance(store)
 
 

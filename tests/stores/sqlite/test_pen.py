@@ -1,0 +1,103 @@
+"""The writing connection by itself: transactions, news of others, checkpoints."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.stores.sqlite import pen as module
+from gateway.stores.sqlite.lock import FairLock, take
+from gateway.stores.sqlite.pen import Pen
+from tests.fakes import FakeClock
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Iterator[FairLock]:
+    lock = FairLock(tmp_path / "ledger.lock", 5.0)
+    yield lock
+    lock.close()
+
+
+def write(pen: Pen, value: int, *tables: str) -> None:
+    with pen.transaction():
+        for table in ("t", *tables):
+            pen.connection.execute(f"INSERT INTO {table} VALUES (?)", (value,))
+        pen.unsynced = True
+
+
+def made(path: Path, lock: FairLock, full: bool = False) -> Pen:
+    """A pen on a file with one table."""
+    pen = Pen(path, lock, FakeClock().now, full)
+    pen.connection.execute("CREATE TABLE IF NOT EXISTS t (a)")
+    return pen
+
+
+def test_news_is_what_others_wrote(tmp_path: Path, lock: FairLock) -> None:
+    """The first transaction has it, and each after another connection's commit; our own commits are none."""
+    one, two = made(tmp_path / "l.db", lock), made(tmp_path / "l.db", lock)
+    seen = []
+    for number, pen in enumerate((one, one, two, two, one, one)):
+        seen.append((pen.others_wrote(), pen.news))
+        write(pen, number)
+        seen[-1] = (seen[-1][0], pen.news)
+    assert [(True, True), (False, False), (True, True), (False, False), (True, True), (False, False)] == seen
+    one.look_anew()
+    assert one.others_wrote()
+    for pen in (one, two):
+        pen.close()
+
+
+def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path, lock: FairLock) -> None:
+    """It is rolled back, the lock is free, and the next one reads everything anew."""
+    pen = made(tmp_path / "l.db", lock)
+    write(pen, 1)
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        write(pen, 2, "nowhere")
+    assert [(1,)] == pen.connection.execute("SELECT a FROM t").fetchall()
+    write(pen, 3)
+    assert pen.news
+    pen.close()
+
+
+def test_the_log_is_moved_into_the_file_now_and_then(
+    tmp_path: Path, lock: FairLock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every so many transactions, still under the lock, and at the end."""
+    monkeypatch.setattr(module, "CHECKPOINT_EVERY", 5)
+    pen = made(tmp_path / "l.db", lock)
+    free: list[bool] = []
+    pen.connection.set_trace_callback(
+        lambda sql: free.append(take(lock.file) is not None) if "checkpoint" in sql else None
+    )
+    for number in range(12):
+        write(pen, number)
+    assert [False, False] == free
+    pen.close()
+    assert [False, False, False] == free
+
+
+def test_a_heartbeat_comes_once_a_second(tmp_path: Path, lock: FairLock) -> None:
+    """Only where something was written since, and never where every commit is one anyway."""
+    clock = FakeClock()
+    pen = Pen(tmp_path / "l.db", lock, clock.now, False)
+    pen.connection.execute("CREATE TABLE t (a)")
+    beats = []
+    for step in (0.0, 0.5, 0.6, 0.5, 0.6):
+        clock.advance(step)
+        write(pen, 1)
+        beats.append(pen.beats)
+    assert [False, True, False, True, False] == beats
+    for expected in (True, False):  # then nothing was written since
+        clock.advance(5)
+        with pen.transaction():
+            assert expected == pen.beats
+    pen.close()
+    full = Pen(tmp_path / "l.db", lock, clock.now, True)
+    write(full, 1)
+    clock.advance(5)
+    write(full, 1)
+    assert not full.beats
+    full.close()
