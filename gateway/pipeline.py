@@ -5,8 +5,7 @@ Invariant: a walk is never cancelled and never raises; a reservation that it too
 
 from __future__ import annotations
 
-from gateway.core import hold, life, order, relay, stamps, tokens
-from gateway.core.admit import admit
+from gateway.core import hold, life, order, relay, reserve, stamps, tokens
 from gateway.core.answer import answer
 from gateway.core.errors import StoreFailed, Undecodable, UpstreamFailed
 from gateway.core.meter import Meter
@@ -14,9 +13,8 @@ from gateway.core.outcome import Ending, refused
 from gateway.core.parts import Parts
 from gateway.core.passing import Passing
 from gateway.core.ports import Dialect, Outlet, Stream
-from gateway.core.quote import Ask, quote
-from gateway.core.step import Step, Way, begin
-from gateway.core.types import Attempt, Call, Inbound, Pending, Provider, Refusal, Reply
+from gateway.core.step import Step, Way, begin, now
+from gateway.core.types import Attempt, Call, Inbound, Provider, Refusal, Reply
 
 
 class Pipeline:
@@ -61,28 +59,20 @@ class Pipeline:
     async def _begin(self, way: Way, call: Call) -> Step:
         """Whose call is it?"""
         p, inbound = self._p, way.inbound
-        run = await hold.whose(p, inbound, call)
-        return begin(way, call, run, life.ancestors(run.key, p.kin.parent_of), p.clock.new_id("call"))
+        run = await reserve.whose(p, inbound, call)
+        return begin(way, call, run, life.ancestors(run.key, p.kin.parent_of), p.clock)
 
     async def _admit(self, step: Step) -> Refusal | None:
         """May it go, and can what it may cost be held?"""
-        p, call = self._p, step.call
-        card = p.prices.card(step.provider, call.model, step.inbound.at)
-        step.offer = quote(call, card, p.policy)
-        ask = Ask(call, step.run, step.ancestors, step.inbound.labels, step.offer, step.inbound.at)
-        verdict = admit(p.rules, ask)
-        if isinstance(verdict, Refusal):
-            return verdict
-        if isinstance(verdict, Pending):
-            return order.overloaded(step.run.id)
         try:
-            return await hold.reserve(p, step, ask, verdict.charges)
+            return await reserve.admit(self._p, step)
         except StoreFailed as failure:
             return order.unavailable(str(failure), step.run.id)
 
     async def _forward(self, step: Step) -> None:
         """Sends it on; whatever comes of it ends in `_settle`."""
-        p, attempt = self._p, Attempt(step.provider.name, step.call.model, None, "ok", started_at=self._p.clock.now())
+        p = self._p
+        attempt = Attempt(step.provider.name, step.call.model, None, "ok", started_at=now(step, p.clock))
         hide = step.call.stream and step.provider.quirks.usage_option and not step.call.usage_asked
         try:
             body = step.dialect.rewrite(step.call, step.inbound.body, hold.edits(step, hide))
@@ -92,12 +82,12 @@ class Pipeline:
             step.sent = True
             stream = await p.upstream.send(step.provider, step.inbound, body, step.open.on_stop, not step.call.stream)
         except Undecodable as failure:
-            refusal = Refusal(failure.status, failure.code, str(failure), run_id=step.run.id, scope="run")
+            refusal = hold.unfit(step, failure)
             return await self._fail(step, refusal, refused(refusal))
         except UpstreamFailed as failure:
             refusal = relay.unreachable(failure, step.open, step.run.id)
             return await self._fail(step, refusal, relay.never_came(failure, step.open))
-        attempt.status, step.record.first_at = stream.status, p.clock.now()
+        attempt.status, step.record.first_at = stream.status, now(step, p.clock)
         if relay.is_events(stream):
             await self._events(step, stream, hide)
         else:
@@ -106,10 +96,9 @@ class Pipeline:
     async def _events(self, step: Step, stream: Stream, hide: bool) -> None:
         """A streamed answer: its end goes out only after it has settled."""
         p, outlet = self._p, step.outlet
-        granted = hold.metered_output(step)
         model, reader = step.call.model, step.dialect.reader(step.call, hide)
-        meter = Meter(granted, spread=tokens.spread(model))
-        watch = relay.Watch(meter, p.tokenizer, tokens.encoding_of(model))
+        meter = Meter(hold.metered_output(step), spread=tokens.spread(model), most=hold.most_output(step))
+        watch = relay.Watch(meter, p.tokenizer, tokens.encoding_of(model), hold.top_up(p, step))
         way = relay.Relay(stream, outlet, step.open)
         await outlet.start(stream.status, stamps.heads(step, stream))
         on_input = hold.lower(p, step) if step.order_id else None
@@ -121,7 +110,7 @@ class Pipeline:
             if reader.ended:
                 await way.drain()
         elif ending.way != "left":
-            await outlet.write(reader.cut(relay.why_cut(ending, step.open, step.run.id, granted or 0)))
+            await outlet.write(reader.cut(hold.why_cut(step, ending)))
         stream.close()
         await outlet.end()
 
@@ -134,7 +123,7 @@ class Pipeline:
         ending.own_error = stream.status >= 400 and step.dialect.own_error(body)
         await hold.settle(self._p, step, ending, reply)
         if ending.way in ("cut", "broken"):
-            refusal = relay.why_cut(ending, step.open, step.run.id, 0)
+            refusal = hold.why_cut(step, ending)
             return step.outlet.abort() if way.began else await step.outlet.whole(*stamps.spoken(step, refusal))
         if way.began:
             await step.outlet.write(body)

@@ -1,174 +1,116 @@
-"""Holding what a call may cost, and settling it: the order, the finer bound near a limit, the limit a grant pays for.
+"""A call's hold while it is under way: what it makes of the body, how it shrinks, how it grows, how it ends.
 
-Invariant: nothing is sent before a grant; near a limit the tokenizer's figure replaces the bytes, never beyond them.
+Invariant: a hold never falls below what the answer may still cost; it grows only by what the ledger grants.
+What never enters: admission (`reserve`), a provider's wire format.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from msgspec import structs
 
-from gateway.core import life, order, outcome, price, tokens
-from gateway.core.admit import gates
-from gateway.core.errors import StoreFailed
-from gateway.core.identify import identify, named
+from gateway.core import order, outcome, price, relay
+from gateway.core.errors import StoreFailed, Undecodable
 from gateway.core.outcome import Ending
 from gateway.core.parts import Parts
-from gateway.core.quote import Ask, Quote, limit_for, quote
-from gateway.core.step import Step
-from gateway.core.types import Call, Charge, Denied, Edits, Inbound, Order, Refusal, Reply, Reservation, RunFacts
-
-# A hold outlives the call's own total timeout by this much, then it is presumed (ledger.md section 1, P4).
-GRACE_S = 60.0
-# Below this share of the grant the input's bound is not worth a trip to the tokenizer.
-INPUT_SHARE = 10
-# Looks for a run and its ancestors: as deep as runs may be nested, and one more that is refused.
-MOST_LOOKS = 18
-
-
-async def whose(p: Parts, inbound: Inbound, call: Call) -> RunFacts:
-    """The run that a call belongs to; what other processes answered is learnt where only its conversation can tell."""
-    if p.catch_up is not None and named(inbound.labels, call)[0] is None:
-        await p.catch_up()
-    return await recall(p, identify(inbound, call, p.index, p.clock.new_id))
-
-
-async def recall(p: Parts, run: RunFacts) -> RunFacts:
-    """The run's facts with what is known of it; a run that was named is asked for once, and so is each ancestor."""
-    key = run.key if run.source != "inferred" else run.parent
-    for _ in range(MOST_LOOKS):
-        if key is None:
-            break
-        if not p.kin.seen(key) and (known := await p.store.run(key)) is not None:
-            p.kin.learn(known)
-        key = p.kin.parent_of(key) or (run.parent if key == run.key else None)
-    if run.parent is not None and p.kin.parent_of(run.key) is None:
-        # a parent that can't be is refused before it is remembered
-        life.ancestors(run.key, lambda key: run.parent if key == run.key else p.kin.parent_of(key))
-    return p.kin.merge(run)
-
-
-async def reserve(p: Parts, step: Step, ask: Ask, charges: Sequence[Charge]) -> Refusal | None:
-    """Holds the charges in one step, waiting in line where only other calls' holds are in the way."""
-    refinable = step.offer.card is not None and _refinable(step.call)
-    asked = _order(step, ask, charges, 0.0 if refinable else p.wait_s)
-    step.open.on_stop(lambda: p.store.forget(asked.id))
-    got = await _ask(p, step, asked)
-    if isinstance(got, Denied) and got.reason == "limit" and refinable:
-        await _refine(p, step)
-        refinable = False
-        got = await _ask(p, step, _order(step, ask, charges, p.wait_s))
-    if isinstance(got, Denied):
-        return _denied(got, step)
-    _granted(step, got)
-    held = step.hold_nusd
-    if held < step.offer.want and refinable and _input_matters(step.offer, step.call, held):
-        await _refine(p, step)
-    step.limit = limit_for(step.call, step.offer, held) if step.metered else None
-    step.record.clamped = step.limit
-    return None
-
-
-async def _ask(p: Parts, step: Step, asked: Order) -> Reservation | Denied:
-    """Asks for the hold. Whoever left before could not be taken out of the line again, so he isn't let into it."""
-    if step.open.gone or step.open.refusal is not None:
-        return Denied("", "", "gone")
-    return await p.store.reserve(asked)
-
-
-def _denied(got: Denied, step: Step) -> Refusal:
-    if got.reason == "gone" and step.open.refusal is not None:
-        return structs.replace(step.open.refusal, run_id=step.run.id)
-    if got.reason == "gone" and step.open.gone:
-        return Refusal(503, "client_left", "The caller left while its call waited in line.", run_id=step.run.id)
-    return order.explain(got, step.run.id, None)
-
-
-def _granted(step: Step, got: Reservation) -> None:
-    step.order_id = got.id
-    step.hold_nusd = step.record.hold_nusd = got.granted.get("nusd", 0)
-    step.record.step = got.step
-    step.balances = got.balances
-    step.metered = step.offer.card is not None and any(balance.limit is not None for balance in got.balances)
-
-
-def _order(step: Step, ask: Ask, charges: Sequence[Charge], wait_s: float) -> Order:
-    offer = step.offer
-    return Order(
-        id=f"{step.record.call_id}/1",
-        call_id=step.record.call_id,
-        run=step.run,
-        charges=tuple(
-            structs.replace(charge, want=offer.want, least=offer.least) if charge.unit == "nusd" else charge
-            for charge in charges
-        ),
-        at=ask.now,
-        deadline_at=ask.now + step.provider.total_s + GRACE_S,
-        wait_s=wait_s,
-        gates=gates(ask),
-        about=(step.call.dialect, step.provider.name, step.call.operation, step.call.model, step.call.stream),
-    )
-
-
-def _refinable(call: Call) -> bool:
-    size = call.size
-    return not (size.images or size.other_media or size.unseen)
-
-
-def _input_matters(offer: Quote, call: Call, held: int) -> bool:
-    return offer.card is not None and price.bound(offer.card, call.size, offer.input_tokens, 0) * INPUT_SHARE > held
-
-
-async def _refine(p: Parts, step: Step) -> None:
-    """Tier B of ledger.md section 5: the tokenizer's count. Until it has loaded, the bytes decide."""
-    encoding = tokens.encoding_of(step.call.model)
-    if not p.tokenizer.ready(encoding):
-        return p.tokenizer.warm(encoding)
-    counted = await p.tokenizer.count(encoding, step.inbound.body.decode("utf-8", "replace"))
-    if counted is not None:
-        step.offer = quote(step.call, step.offer.card, p.policy, counted)
-
-
-def metered_output(step: Step) -> int | None:
-    """How many output tokens the hold pays for; None where no limit applies and nothing is cut."""
-    if not step.metered or step.call.size.embeds:
-        return None
-    return (step.limit or step.offer.output) * step.call.size.choices
+from gateway.core.quote import PAID_IN, tightest
+from gateway.core.step import Step, now
+from gateway.core.types import Edits, Refusal, Reply
 
 
 def edits(step: Step, ask_usage: bool) -> Edits:
     """What the body is sent with: what was granted, and caps for provider-run tools that have none of their own."""
     open_ended = any(tool.uses is None and tool.cappable for tool in step.call.size.hosted)
     caps = price.HOSTED_CAP if step.metered and open_ended else None
-    return Edits(step.limit, ask_usage, caps)
+    return Edits(step.limit, ask_usage, caps, bool(step.last), step.model)
+
+
+def unfit(step: Step, failure: Undecodable) -> Refusal:
+    """A format that takes no limit as low as what was granted pays for; the code is that of the unit that is short."""
+    code = order.code_of(tightest(step.offer, step.held)) if failure.status == 402 else failure.code
+    return Refusal(failure.status, code, str(failure), run_id=step.run.id, scope="run")
+
+
+def metered_output(step: Step) -> int | None:
+    """How many output tokens the hold pays for; None where no limit applies and nothing is cut."""
+    if not step.metered or step.call.size.embeds:
+        return None
+    return step.output * step.call.size.choices
 
 
 def lower(p: Parts, step: Step) -> Callable[[int], Awaitable[None]]:
     """Lowers the hold once the stream has told its exact input (ledger.md section 5)."""
 
     async def adjust(input_told: int) -> None:
-        card = step.offer.card
-        if card is None or step.order_id is None:
+        terms = step.offer.terms
+        if terms is None or step.order_id is None:
             return
-        hold = price.bound(card, step.call.size, input_told, step.limit or step.offer.output)
-        if hold < step.hold_nusd:
-            try:
-                if await p.store.adjust(step.order_id, "nusd", hold):
-                    step.hold_nusd = hold
-            except StoreFailed:
-                return  # the larger hold stands: safe, and settle will say what the store's trouble is
+        if input_told < terms.input_tokens:  # what grows from now on grows from here
+            step.offer = structs.replace(step.offer, terms=structs.replace(terms, input_tokens=input_told))
+        for unit, amount in _bounds(step, step.output):
+            if amount < step.held[unit]:
+                await _set(p, step, unit, amount)
 
     return adjust
+
+
+def top_up(p: Parts, step: Step) -> Callable[[int], Awaitable[int]] | None:
+    """Lets the hold grow with the answer, where it began with what was expected (design.md section 2); else None."""
+    if step.paid is None or not step.metered:
+        return None
+    choices = max(1, step.call.size.choices)
+
+    async def grow(output_tokens: int) -> int:
+        """Pays for so many more tokens of all choices together, as far as any may come; gives what is paid for then."""
+        output = min(step.offer.output, step.output + -(-output_tokens // choices))
+        for unit, amount in _bounds(step, output):
+            if amount > step.held[unit] and not await _set(p, step, unit, amount):
+                step.short = unit
+                return step.output * choices
+        step.paid = output
+        return output * choices
+
+    return grow
+
+
+def _bounds(step: Step, output: int) -> list[tuple[str, int]]:
+    terms = step.offer.terms
+    if terms is None:
+        return []
+    return [(unit, bound(terms, output)) for unit, bound in PAID_IN.items() if unit in step.held]
+
+
+async def _set(p: Parts, step: Step, unit: str, amount: int) -> bool:
+    try:
+        done = await p.store.adjust(step.order_id or "", unit, amount)
+    except StoreFailed:
+        return False  # what is held stands: safe, and settle will say what the store's trouble is
+    if done:
+        step.held[unit] = amount
+    return done
+
+
+def most_output(step: Step) -> int | None:
+    """How many output tokens the hold may grow to pay for; None where it stays as it is."""
+    return None if step.paid is None else step.offer.output * step.call.size.choices
+
+
+def why_cut(step: Step, ending: Ending) -> Refusal:
+    """What the client of an answer is told that doesn't end well."""
+    unit = step.short or tightest(step.offer, step.held)
+    return relay.why_cut(ending, step.open, step.run.id, metered_output(step) or 0, unit)
 
 
 async def settle(p: Parts, step: Step, ending: Ending, reply: Reply) -> None:
     """Money and record in one transaction; registered in its conversation before the answer's last byte leaves."""
     record = step.record
-    outcome.close(step, ending, reply, p.prices, p.clock.now())
+    outcome.close(step, ending, reply, p.prices, now(step, p.clock))
     p.index.note(record.tenant, record.run, step.call, reply, record.ended_at)
+    if step.learns and record.outcome == "ok" and reply.usage_complete:
+        _learn(p, step, reply)
     try:
-        settled = await p.store.settle(step.order_id, outcome.actual(record.cost_nusd, reply), record)
+        settled = await p.store.settle(step.order_id, outcome.actual(step, ending, reply), record)
     except StoreFailed as failure:
         step.settled = True  # the sweep presumes it
         return p.log("settle_failed", {"call_id": record.call_id, "run": record.run, "why": str(failure)})
@@ -177,3 +119,11 @@ async def settle(p: Parts, step: Step, ending: Ending, reply: Reply) -> None:
     record.step = settled.step or record.step
     if step.order_id is not None and record.cost_nusd is not None and settled.charged is not None:
         record.cost_nusd = settled.charged
+
+
+def _learn(p: Parts, step: Step, reply: Reply) -> None:
+    usage = reply.usage
+    if usage is None or usage.output_tokens is None:
+        return
+    each = -(-usage.output_tokens // max(1, step.call.size.choices))
+    p.learned.note(step.run.key, step.call.model, each, reply.output_bytes, usage.reasoning_tokens or 0)

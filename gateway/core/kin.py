@@ -46,7 +46,8 @@ class Kin:
         return merged
 
     def learn(self, run: Run) -> None:
-        """A run as the store knows it."""
+        """A run as the store knows it: what it says stands, whatever was thought here before."""
+        had = self._facts.pop(run.key, None)
         self.merge(
             RunFacts(
                 key=run.key,
@@ -58,3 +59,5 @@ class Kin:
                 user=run.user,
             )
         )
+        if had is not None:
+            self.merge(had)

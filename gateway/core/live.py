@@ -25,6 +25,10 @@ class OpenCall:
         self.gone = False  # the client has left
         self._aborts: list[Callable[[], None]] = []
 
+    def belongs(self, line: tuple[str, ...], agent: str | None, user: str | None) -> None:
+        """Whose call it is, as far as is known by now."""
+        self.line, self.agent, self.user = line, agent, user
+
     def on_stop(self, abort: Callable[[], None]) -> None:
         """`abort` runs when the call is ended from outside; at once if it already was."""
         self._aborts.append(abort)

@@ -2,6 +2,7 @@
 
 Two counts of the same text. `low` can't exceed what the provider counts (it subtracts what slicing may have added):
 only it decides to cut. `high` can't fall below it (every byte that nobody counted is a token): only it is charged.
+Where the hold grows with the answer (mode `expected`), `high` decides: nothing may pass that the hold doesn't pay for.
 What never enters: a tokenizer (counts are handed in), text, a provider's name.
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 # Without a tokenizer: bytes of one token, on the high side, so that the count errs low. o200k_base on prose of 12
 # languages gives 2.5 to 11 bytes a token (Tamil the most); only long runs of blanks give more.
 SPARSE_BYTES = 16
+# What a growing hold grows by at least (design.md section 2).
+SLICE = 256
 
 
 class Meter:
@@ -18,22 +21,29 @@ class Meter:
     The text is counted only when it could matter: a byte-level tokenizer emits at most one token per byte, so nothing
     is counted while the bytes stay below the grant.
     spread: percent of our count that the model's own count can be, low and high (core/tokens.py).
+    most: the tokens that the grant may grow to while the answer streams; None: it stays what it is.
     """
 
     __slots__ = (
         "_counted",
         "_granted",
+        "_grows",
         "_high",
         "_high_percent",
         "_low_percent",
+        "_most",
         "_raw",
         "_slack",
         "_slices",
         "_sparse",
     )
 
-    def __init__(self, granted: int | None, slack: int = 256, spread: tuple[int, int] = (100, 100)) -> None:
+    def __init__(
+        self, granted: int | None, slack: int = SLICE, spread: tuple[int, int] = (100, 100), most: int | None = None
+    ) -> None:
         self._granted = granted
+        self._most = most
+        self._grows = granted is not None and most is not None and granted < most
         self._slack = slack
         self._low_percent, self._high_percent = spread
         self._counted = 0  # bytes that were counted
@@ -52,6 +62,8 @@ class Meter:
         granted = self._granted
         if granted is None or output_bytes <= granted:
             return False
+        if self._grows:
+            return self.estimate(output_bytes) > granted
         pending = output_bytes - self._counted
         # Half of the slack is the smallest slice: the correction for slicing would eat the count of smaller ones.
         return pending >= self._slack // 2 and self._low + self._slices + pending > granted + self._slack
@@ -68,9 +80,31 @@ class Meter:
         self._high += min(text_bytes, -(-counted_tokens * self._high_percent // 100))
 
     @property
+    def short(self) -> int:
+        """How many tokens the grant should grow by before more may pass: whole slices, 0 while there is room for half
+        of one."""
+        if not self._grows or self._granted is None:
+            return 0
+        missing = self._high + SLICE // 2 - self._granted
+        return -(-missing // SLICE) * SLICE if missing > 0 else 0
+
+    @property
+    def grows(self) -> bool:
+        """May the grant still become more?"""
+        return self._grows
+
+    def grow(self, granted: int) -> None:
+        """What is granted by now. Once it is all that the answer may ever have, a provider that keeps its limit is
+        never cut, as where nothing grows."""
+        self._granted = granted
+        self._grows = self._most is not None and granted < self._most
+
+    @property
     def over(self) -> bool:
-        """Has the provider written past its grant, beyond doubt?"""
-        return self._granted is not None and self._low > self._granted
+        """Has the provider written past its grant, beyond doubt? While it grows: past what is surely paid for?"""
+        if self._granted is None:
+            return False
+        return (self._high if self._grows else self._low) > self._granted
 
     def estimate(self, output_bytes: int) -> int:
         """The most tokens that so many bytes of output can have been."""

@@ -63,9 +63,13 @@ def conclude(
     if offer.card is None:
         return outcome, "no_usage" if reply.usage is None else "unknown_model", None
     if ending.way == "cut":
-        each = -(-ending.output_tokens // call.size.choices)
-        return outcome, "estimate", price.bound(offer.card, call.size, offer.input_tokens, each)
+        terms = offer.terms or price.terms_of(offer.card, call.size, offer.input_tokens)
+        return outcome, "estimate", price.cost_bound(terms, _each(call, ending))
     return outcome, "presumed", None
+
+
+def _each(call: Call, ending: Ending) -> int:
+    return -(-ending.output_tokens // max(1, call.size.choices))
 
 
 def _outcome(ending: Ending, reply: Reply) -> Outcome:
@@ -112,7 +116,7 @@ def close(step: Step, ending: Ending, reply: Reply, prices: Prices, now: float) 
     elif record.cost_source == "presumed":
         record.estimated = True
         record.cost_nusd = step.hold_nusd
-        record.warning = f"{_unclear(ending)} doesn't say what this call was billed: its hold is charged"
+        step.warn(f"{_unclear(ending)} doesn't say what this call was billed: its hold is charged")
     for attempt in record.attempts:
         attempt.status, attempt.outcome = ending.status, record.outcome
         attempt.cost_nusd, attempt.ended_at = record.cost_nusd, now
@@ -138,12 +142,26 @@ def fill(exchange: Exchange, reply: Reply, ending: Ending) -> None:
     exchange.links = reply.links
 
 
-def actual(cost_nusd: int | None, reply: Reply) -> dict[str, int]:
-    """What the call used, by unit."""
-    usage = reply.usage or Usage()
-    return {
-        "nusd": cost_nusd or 0,
-        "calls": 1,
+def actual(step: Step, ending: Ending, reply: Reply) -> dict[str, int]:
+    """What the call used, by unit. A unit that is missing is not known: the ledger charges what is held of it."""
+    used = {
+        "nusd": step.record.cost_nusd or 0,
+        "calls": 1 if ending.sent and ending.way != "refused" else 0,
         "tool_calls": len(reply.tool_calls),
-        "tokens": (usage.input_tokens or 0) + (usage.output_tokens or 0),
     }
+    billed = _billed(step, ending, reply)
+    if billed is not None:
+        used["tokens"] = billed
+    return used
+
+
+def _billed(step: Step, ending: Ending, reply: Reply) -> int | None:
+    usage, terms = reply.usage, step.offer.terms
+    if step.record.cost_source == "refused":
+        return 0
+    if reply.usage_complete and usage is not None:
+        beside = sum(tokens_in + tokens_out for _, tokens_in, tokens_out in usage.extra)
+        return (usage.input_tokens or 0) + (usage.output_tokens or 0) + beside
+    if ending.way == "cut" and terms is not None:
+        return max(step.held.get("tokens", 0), price.token_bound(terms, _each(step.call, ending)))
+    return None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from gateway.core.identify import Index
 from gateway.core.kin import Kin
+from gateway.core.learn import Learned
 from gateway.core.live import Live
 from gateway.core.ports import Clock, Prices, Rule, Store, Tokenizer, Upstream
 from gateway.core.quote import Policy
@@ -29,5 +30,6 @@ class Parts(Struct, frozen=True):
     policy: Policy
     log: Callable[[str, dict[str, Any]], None]
     wait_s: float = 30.0
+    learned: Learned = field(default_factory=Learned)
     # with several processes: learns what the others answered, before a call that names no run is identified
     catch_up: Callable[[], Awaitable[None]] | None = None

@@ -5,10 +5,13 @@ Invariant: all amounts are bounds (ledger.md section 5): a provider that keeps t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
 from msgspec import Struct
 
 from gateway.core import models, price, tokens
-from gateway.core.price import RateCard, Rates
+from gateway.core.price import RateCard, Rates, Terms
 from gateway.core.types import Call, Labels, RunFacts
 
 # Anthropic's manual thinking needs 1024 <= budget_tokens < max_tokens (wire-formats.md section 1).
@@ -17,6 +20,10 @@ LEAST_THINKING = 1024
 MOST_NUSD = 1 << 50
 # What a call is in the units that need no bound: one call, tool calls that it may or may not emit, a second begun.
 COUNTS = {"calls": (1, 1), "tool_calls": (0, 0), "seconds": (1, 1)}
+# The units that output is paid in, and what bounds each.
+PAID_IN: Mapping[str, Callable[[Terms, int], int]] = MappingProxyType(
+    {"nusd": price.cost_bound, "tokens": price.token_bound}
+)
 NOTHING = Rates(0, 0, 0, 0, 0, 0, 0, 0)
 
 
@@ -45,6 +52,8 @@ class Quote(Struct, frozen=True):
     unbounded: str | None = None
     endless: str | None = None
     sizes: dict[str, tuple[int, int]] = {}
+    terms: Terms | None = None  # what all bounds of the call begin with
+    greatest: int | None = None  # the model's own limit of output, where it is known
 
 
 class Ask(Struct, frozen=True):
@@ -87,21 +96,39 @@ def quote(call: Call, card: RateCard | None, policy: Policy, counted: int | None
             "tokens": (want_tokens, least_tokens),
             **COUNTS,
         },
+        terms=terms,
+        greatest=greatest,
     )
 
 
 def _unpriced(call: Call) -> RateCard:
     """A card that costs nothing and knows what is known without a price: it bounds tokens, never money."""
     name = call.provider.name
-    return RateCard(call.model, name, NOTHING, writes_cache=False, context_window=models.context_of(call.model))
+    window, exact = models.context_of(call.model), tokens.is_exact(call.model)
+    return RateCard(call.model, name, NOTHING, writes_cache=False, context_window=window, openai_tokenizer=exact)
 
 
-def limit_for(call: Call, offer: Quote, granted: int) -> int | None:
-    """The output limit to set so that the call can't cost more than was granted; None leaves the body alone."""
-    if offer.card is None or call.size.embeds:
+def limit_for(call: Call, offer: Quote, granted: Mapping[str, int]) -> int | None:
+    """The output limit to set so that the call can't use more of any unit than was granted; None leaves the body
+    alone. granted: unit -> amount."""
+    if call.size.embeds or offer.terms is None:
         return None
-    if granted >= offer.want:
+    short = {unit: granted[unit] for unit in PAID_IN if unit in granted and granted[unit] < offer.sizes[unit][0]}
+    paid = [amount for _, amount in _afforded(offer, short)]
+    if not paid:
         return offer.output if offer.must_set else None
-    greatest = offer.card.max_output or models.greatest_output(call.model) or offer.output
-    terms = price.terms_of(offer.card, call.size, offer.input_tokens)
-    return min(offer.output, greatest, price.affords(terms, granted, price.cost_bound))
+    return min(offer.output, offer.greatest or offer.output, *paid)
+
+
+def tightest(offer: Quote, granted: Mapping[str, int]) -> str:
+    """The unit whose grant pays for the least output."""
+    paid = sorted((amount, unit) for unit, amount in _afforded(offer, granted))
+    return paid[0][1] if paid else "nusd"
+
+
+def _afforded(offer: Quote, granted: Mapping[str, int]) -> list[tuple[str, int]]:
+    terms = offer.terms
+    if terms is None:
+        return []
+    units = [unit for unit in PAID_IN if unit in granted and (unit != "nusd" or offer.card is not None)]
+    return [(unit, price.affords(terms, granted[unit], PAID_IN[unit])) for unit in units]

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from msgspec import structs
 
+from gateway.core import order
 from gateway.core.answer import answer
 from gateway.core.errors import UpstreamFailed
 from gateway.core.live import OpenCall
@@ -25,13 +26,25 @@ NEAR_BYTES = 512
 # After a cut what the provider had already written is read for so long: it will be on the bill, so it is on ours.
 LINGER_S = 0.1
 LINGER_BYTES = 256 << 10
+# Why an answer was cut whose hold could grow no further.
+BUDGET_ENDED = "budget_ended"
 
 
 class Watch:
-    """Counts one streamed answer against what was granted."""
+    """Counts one streamed answer against what was granted.
 
-    def __init__(self, meter: Meter, tokenizer: Tokenizer, encoding: str) -> None:
+    top_up(tokens): asks the ledger for so much more output; gives all that is paid for by then.
+    """
+
+    def __init__(
+        self,
+        meter: Meter,
+        tokenizer: Tokenizer,
+        encoding: str,
+        top_up: Callable[[int], Awaitable[int]] | None = None,
+    ) -> None:
         self.meter = meter
+        self._top_up = top_up
         self.over = False  # the provider wrote past its grant: nothing more goes out
         self.left_bytes = LINGER_BYTES  # how much of what came after a cut is still read
         self._tokenizer = tokenizer
@@ -43,6 +56,8 @@ class Watch:
         if text:
             counted = await self._tokenizer.count(self._encoding, text)
             self.meter.add(counted, len(text.encode("utf-8", "replace")))
+        if self._top_up is not None and not self.over and (short := self.meter.short):
+            self.meter.grow(await self._top_up(short))
 
 
 class Relay:
@@ -93,7 +108,7 @@ class Relay:
             ending = self._failed(failure)
         if watch.over:
             await watch.count(reader)
-            return self._ending("cut", "output_over_grant")
+            return self._ending("cut", BUDGET_ENDED if watch.meter.grows else "output_over_grant")
         return ending
 
     async def _near(self, chunk: bytes, reader: Reader, watch: Watch) -> None:
@@ -190,11 +205,11 @@ def unreachable(failure: UpstreamFailed, opened: OpenCall, run_id: str | None) -
     )
 
 
-def why_cut(ending: Ending, opened: OpenCall, run_id: str, granted: int) -> Refusal:
-    """The sentence for a stream that doesn't end well."""
+def why_cut(ending: Ending, opened: OpenCall, run_id: str, granted: int, unit: str = "nusd") -> Refusal:
+    """The sentence for a stream that doesn't end well. unit: what the budget that ended it counts."""
     if opened.refusal is not None:
         return structs.replace(opened.refusal, run_id=run_id)
-    return over_grant(run_id, granted) if ending.way == "cut" else broken(ending, run_id)
+    return over_grant(ending, run_id, granted, unit) if ending.way == "cut" else broken(ending, run_id)
 
 
 def is_events(stream: Stream) -> bool:
@@ -206,13 +221,17 @@ def is_events(stream: Stream) -> bool:
     )
 
 
-def over_grant(run_id: str, granted: int) -> Refusal:
-    """What the client is told when a provider wrote past the limit that was paid for."""
+def over_grant(ending: Ending, run_id: str, granted: int, unit: str) -> Refusal:
+    """What the client is told when an answer is longer than what was paid for."""
+    if ending.reason == BUDGET_ENDED:
+        fact = f"its budget pays for no more than the {granted} output tokens that this answer has had"
+    else:
+        fact = f"the provider wrote past the {granted} output tokens that this run's budget pays for"
     return Refusal(
         402,
-        "insufficient_quota",
-        f"The answer was cut: the provider wrote past the {granted} output tokens that this run's budget pays for. "
-        "Don't retry; finish with what you have, or have the budget raised.",
+        order.code_of(unit),
+        f"The answer was cut: {fact}. Don't retry; finish with what you have, or have the budget raised.",
         run_id=run_id,
         scope="run",
+        unit="usd" if unit == "nusd" else unit,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from gateway.core.live import OpenCall
-from gateway.core.ports import Dialect, Outlet
+from gateway.core.ports import Clock, Dialect, Outlet
 from gateway.core.quote import Quote
 from gateway.core.tools import fresh
 from gateway.core.types import Balance, Call, Exchange, Inbound, Provider, RunFacts
@@ -25,12 +25,32 @@ class Step(Struct):
     open: OpenCall
     offer: Quote = Quote(card=None)
     order_id: str | None = None
-    hold_nusd: int = 0
+    held: dict[str, int] = {}  # unit -> amount
     limit: int | None = None  # the output limit that was set
     metered: bool = False  # some limit applies: what is written past the grant is cut
+    paid: int | None = None  # output per choice that the hold pays for, where it grows while the answer streams
+    short: str = ""  # the unit of which a growing hold got no more
+    learns: bool = False  # some budget may hold what the run has learned
+    last: str = ""  # the account whose last call this is
+    model: str | None = None  # asked instead of the client's own (`on_exceed = "degrade"`)
+    began: float = 0.0  # by the clock that never steps
     balances: tuple[Balance, ...] = ()
     sent: bool = False  # a byte of the request may have left
     settled: bool = False
+
+    @property
+    def hold_nusd(self) -> int:
+        """What is held in dollars."""
+        return self.held.get("nusd", 0)
+
+    @property
+    def output(self) -> int:
+        """Output tokens per choice that the hold pays for."""
+        return self.paid or self.limit or self.offer.output
+
+    def warn(self, what: str) -> None:
+        """Adds to `x-meterbox-warning`."""
+        self.record.warning = f"{self.record.warning}; {what}" if self.record.warning else what
 
 
 class Way(Struct, frozen=True):
@@ -42,8 +62,9 @@ class Way(Struct, frozen=True):
     outlet: Outlet
 
 
-def begin(way: Way, call: Call, run: RunFacts, ancestors: tuple[str, ...], call_id: str) -> Step:
+def begin(way: Way, call: Call, run: RunFacts, ancestors: tuple[str, ...], clock: Clock) -> Step:
     """A call whose run is known; its record begins."""
+    call_id = clock.new_id("call")
     record = Exchange(
         call_id=call_id,
         run=run.key,
@@ -60,4 +81,12 @@ def begin(way: Way, call: Call, run: RunFacts, ancestors: tuple[str, ...], call_
         results=fresh(call),
     )
     opened = OpenCall(call_id, (run.key, *ancestors), run.agent, run.user)
-    return Step(way.inbound, way.provider, way.dialect, way.outlet, call, run, ancestors, record, opened)
+    return Step(
+        way.inbound, way.provider, way.dialect, way.outlet, call, run, ancestors, record, opened, began=clock.mono()
+    )
+
+
+def now(step: Step, clock: Clock) -> float:
+    """This instant on the call's own scale: it began when it came in, and no step of the wall clock makes it longer or
+    shorter. Epoch seconds."""
+    return step.inbound.at + max(0.0, clock.mono() - step.began)

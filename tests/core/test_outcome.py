@@ -11,6 +11,8 @@ from gateway.core.presets import PRESETS
 from gateway.core.price import CLASSES, RateCard, Rates, bound
 from gateway.core.quote import Quote
 from gateway.core.types import Call, Exchange, Refusal, Reply, Size, ToolCall, Usage
+from tests.core.holding import made
+from tests.walking import World, chat
 
 MTOK = 1_000_000
 FLAT: dict[str, Any] = dict.fromkeys(CLASSES, 1000 * MTOK)
@@ -157,8 +159,44 @@ def test_a_record_keeps_what_the_answer_said():
     assert ("run_killed", None) == (record.reason, record.status)
 
 
+def used(ending: Ending, reply: Reply, source: str = "price_list", held: int = 0) -> dict[str, int]:
+    step = made(World(), chat(max_tokens=50))
+    step.record.cost_source, step.record.cost_nusd = source, 7  # type: ignore[assignment]  # one of the words
+    step.held = {"nusd": 9, "tokens": held}
+    return actual(step, ending, reply)
+
+
 def test_every_unit_is_counted():
-    """Dollars, calls, tool calls, tokens; what nobody told is 0 (an unknown price holds nothing)."""
-    reply = Reply(usage=USAGE, tool_calls=[ToolCall("a", "x"), ToolCall("b", "x")])
-    assert {"nusd": 7, "calls": 1, "tool_calls": 2, "tokens": 30} == actual(7, reply)
-    assert {"nusd": 0, "calls": 1, "tool_calls": 0, "tokens": 0} == actual(None, Reply())
+    """Dollars, calls, tool calls, and tokens with those of other models that ran beside."""
+    calls = [ToolCall("a", "x"), ToolCall("b", "x")]
+    told = Reply(usage=USAGE, usage_complete=True, tool_calls=calls)
+    assert {"nusd": 7, "calls": 1, "tool_calls": 2, "tokens": 30} == used(Ending(status=200), told)
+    beside = Reply(usage=Usage(input_tokens=10, output_tokens=20, extra=[("n", 1, 2)]), usage_complete=True)
+    assert 33 == used(Ending(status=200), beside)["tokens"]
+
+
+def test_tokens_that_nobody_told_are_charged_as_held():
+    """What is missing the ledger charges as it holds it: a part-way report is never settled at."""
+    for ending in (Ending(status=200), Ending("left", 200), Ending("broken", 200)):
+        assert {"nusd": 7, "calls": 1, "tool_calls": 0} == used(ending, Reply(usage=USAGE), "presumed")
+
+
+def test_tokens_of_a_cut_answer_are_counted():
+    """The input's bound and what was counted, and never less than is held (ledger.md section 6)."""
+    bound_in = made(World(), chat(max_tokens=50)).offer.input_tokens
+    cut = Ending("cut", 200, output_tokens=400)
+    assert bound_in + 400 == used(cut, Reply(), "estimate", held=300)["tokens"]
+    assert 9000 == used(cut, Reply(), "estimate", held=9000)["tokens"]
+    assert 30 == used(cut, Reply(usage=USAGE, usage_complete=True), "price_list", held=9000)["tokens"]
+
+
+def test_a_call_counts_as_one_once_it_was_sent():
+    """Also where nobody bills it (429); not where no byte can have left, or we refused it."""
+    for ending, calls in (
+        (Ending(status=429), 1),
+        (Ending("cut", None, "run_killed"), 1),
+        (Ending("unsent", None, sent=False), 0),
+        (Ending("left", None, sent=False), 0),
+        (refused(Refusal(402, "limit_calls", "")), 0),
+    ):
+        assert {"nusd": 7, "calls": calls, "tool_calls": 0, "tokens": 0} == used(ending, Reply(), "refused")

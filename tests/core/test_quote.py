@@ -100,7 +100,7 @@ def test_embeddings_have_no_output():
     """Input only, nothing to set, nothing to share."""
     got = quote(call(embeds=True), UNKNOWN, POLICY)
     assert (0, False, False, True) == (got.output, got.must_set, got.share, got.want == got.least)
-    assert None is limit_for(call(embeds=True), got, 0)
+    assert None is limit_for(call(embeds=True), got, {"nusd": 0})
 
 
 def test_a_count_replaces_the_bytes_and_never_exceeds_them():
@@ -119,10 +119,10 @@ def test_the_body_is_left_alone_while_all_of_it_is_paid():
     """No limit is set where want was granted, unless the model's own is unknown."""
     asked = call(asked_output=3000)
     got = quote(asked, CARD, POLICY)
-    assert None is limit_for(asked, got, got.want)
+    assert None is limit_for(asked, got, {"nusd": got.want})
     free = quote(call(), UNKNOWN, POLICY)
-    assert 8192 == limit_for(call(), free, free.want)
-    assert None is limit_for(call(), Quote(card=None), 0)
+    assert 8192 == limit_for(call(), free, {"nusd": free.want})
+    assert None is limit_for(call(), Quote(card=None), {})
 
 
 @given(st.integers(0, 10**6), st.integers(1, 4), st.one_of(st.none(), st.integers(1, 5000)))
@@ -131,7 +131,7 @@ def test_a_granted_limit_costs_no_more_than_the_grant(above: int, choices: int, 
     one = call(asked_output=asked, choices=choices)
     got = quote(one, CARD, POLICY)
     granted = min(got.want, got.least + above)
-    limit = limit_for(one, got, granted)
+    limit = limit_for(one, got, {"nusd": granted})
     if granted >= got.want:
         assert limit is None
     else:

@@ -6,7 +6,7 @@ from gateway.core.presets import PRESETS
 from gateway.core.step import Way, begin
 from gateway.core.types import Call, Lineage, Result, RunFacts
 from tests.core.speaking import Speaking
-from tests.fakes import RecordingOutlet
+from tests.fakes import FakeClock, RecordingOutlet
 from tests.walking import inbound
 
 RUN = RunFacts(key="k~r", id="r", tenant="k", source="path", agent="a", user="u")
@@ -20,9 +20,9 @@ CALL = Call(
 def test_a_record_begins_with_what_is_known():
     """Who, where, what and since when; the step and the money come from the ledger."""
     outlet = RecordingOutlet()
-    step = begin(Way(inbound({}, tenant="k"), PRESETS["openai"], Speaking(), outlet), CALL, RUN, ("k~p",), "c1")
+    step = begin(Way(inbound({}, tenant="k"), PRESETS["openai"], Speaking(), outlet), CALL, RUN, ("k~p",), FakeClock())
     record = step.record
-    assert ("c1", "k~r", 0, "openai-chat", "openai", "m", True, "k") == (
+    assert ("call_000001", "k~r", 0, "openai-chat", "openai", "m", True, "k") == (
         record.call_id, record.run, record.step, record.dialect, record.provider, record.request_model,
         record.stream, record.tenant,
     )  # fmt: skip
@@ -33,8 +33,10 @@ def test_a_record_begins_with_what_is_known():
 
 def test_it_can_be_stopped_by_run_ancestor_agent_and_user():
     """The open call names its line, so that a kill of a parent ends it, too (R-084)."""
-    step = begin(Way(inbound({}), PRESETS["openai"], Speaking(), RecordingOutlet()), CALL, RUN, ("k~p", "k~g"), "c1")
-    assert ("c1", ("k~r", "k~p", "k~g"), "a", "u") == (
+    step = begin(
+        Way(inbound({}), PRESETS["openai"], Speaking(), RecordingOutlet()), CALL, RUN, ("k~p", "k~g"), FakeClock()
+    )
+    assert ("call_000001", ("k~r", "k~p", "k~g"), "a", "u") == (
         step.open.call_id,
         step.open.line,
         step.open.agent,
@@ -45,6 +47,6 @@ def test_it_can_be_stopped_by_run_ancestor_agent_and_user():
 def test_two_calls_share_no_lists():
     """What one call finds is never seen in another's record."""
     way = Way(inbound({}), PRESETS["openai"], Speaking(), RecordingOutlet())
-    one, other = (begin(way, CALL, RUN, (), name) for name in ("c1", "c2"))
+    one, other = (begin(way, CALL, RUN, (), FakeClock()) for _ in range(2))
     one.record.attempts.append(None)  # type: ignore[arg-type]  # anything
     assert [] == other.record.attempts
