@@ -1,5 +1,6 @@
 """`[[budgets]]`: every scope, unit, window and mode; contradictions are told with file, line, key and a way out."""
 
+import re
 import zoneinfo
 from datetime import UTC
 from pathlib import Path
@@ -403,3 +404,41 @@ def test_counts_may_come_from_the_environment(tmp_path):
     file = tmp_path / "meterbox.toml"
     file.write_text(table("b", "run", 'calls = "${MOST}"'))
     assert [50] == [rule.limit for rule in load(file, {"MOST": "50"}).budget_rules()]
+
+
+# --------------------------------------------------------------------------- the page about it
+
+PAGE = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
+SECTION = PAGE.split("## `[[budgets]]`")[1].split("\n## ")[0]
+
+
+def test_the_documented_example_means_what_its_comments_say(tmp_path):
+    """The budgets of docs/configuration.md hold together, without a warning."""
+    [example] = re.findall(r"```toml\n(.*?)```", SECTION, re.DOTALL)
+    settings = loaded(tmp_path, example)
+    assert [] == settings.warnings()
+    berlin = Calendar("day", "Europe/Berlin", ZoneInfo("Europe/Berlin"))
+    assert [
+        ("each-run", "run", "nusd", 2 * NUSD, None, "last_call"),
+        ("each-run", "run", "calls", 200, None, "last_call"),
+        ("each-agent", "agent:*", "nusd", 25 * NUSD, berlin, "stop"),
+        ("intern", "agent:intern", "nusd", 3 * NUSD, berlin, "degrade"),
+        ("everything", "global", "nusd", 1500 * NUSD, Calendar("month"), "stop"),
+        ("tokens-on-trial", "user:*", "tokens", 2_000_000, Calendar("hour"), "stop"),
+    ] == [(one.name, one.scope, one.unit, one.limit, one.window, one.on_exceed) for one in settings.budget_rules()]
+
+
+def test_the_page_names_every_word_and_default():
+    """Each word that a key takes, and each default, stands in the key's own row."""
+    rows = {row.split("|")[1].strip(" `"): row for row in SECTION.split("\n") if row.startswith("| `")}
+    words = {
+        "scope": ("run", "agent:*", "agent:NAME", "user:*", "user:NAME", "key:*", "key:NAME", "global"),
+        "per": ("run", "hour", "day", "month"),
+        "mode": ("strict", "expected", "shadow"),
+        "on_exceed": ("stop", "last_call", "degrade"),
+    }
+    for key, known in words.items():
+        assert [] == [word for word in known if f'`"{word}"`' not in rows[key]]
+    for key, default in (("zone", '"UTC"'), ("mode", '"strict"'), ("on_exceed", '"stop"'), ("share", "1.0")):
+        assert f"`{default}`" == rows[key].split("|")[2].strip()
+    assert "`[0.5, 0.8, 1.0]`" == rows["alert_at"].split("|")[2].strip()
