@@ -33,8 +33,9 @@ UNITS: dict[str, Unit] = {
     "seconds": "seconds",
 }
 MOST_COUNT = 1 << 50  # what the ledger takes (core/ledger/book.py, AMOUNT_MOST)
+MOST_RAISED_NUSD = 1_000_000 * NUSD  # what /limits takes (edge/api_models.py, MOST_USD)
 MOST_THRESHOLDS = 20
-MOST_LABEL = 200  # of an agent or user, as long as a header may say (core/identify.py)
+MOST_LABEL = 256  # of an agent or user, as long as a header may say (core/identify.py)
 _WARN_NUSD = 1_000 * NUSD
 _KINDS = ("agent", "user", "key")
 _SCOPES = ("run", "agent:*", "user:*", "key:*", "global")
@@ -212,6 +213,8 @@ def _limit_faults(table: BudgetTable) -> Iterator[tuple[str, str]]:
         yield "max_usd", "is how far /limits may raise usd, which isn't named: write usd too"
     elif table.max_usd < table.usd:
         yield "max_usd", "max_usd is how far /limits may raise the budget: it can't be below usd"
+    elif table.max_usd > MOST_RAISED_NUSD:
+        yield "max_usd", f"/limits takes at most {MOST_RAISED_NUSD // NUSD:,} dollars: write that, or raise usd itself"
 
 
 def _window_faults(table: BudgetTable) -> Iterator[tuple[str, str]]:

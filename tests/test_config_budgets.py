@@ -8,11 +8,15 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from gateway import config_budgets
 from gateway.config import Settings, load
+from gateway.core import identify
 from gateway.core.errors import ConfigError
+from gateway.core.ledger.book import AMOUNT_MOST
 from gateway.core.price import RateCard, Rates
 from gateway.core.types import NUSD, Provider
 from gateway.core.windows import Calendar
+from gateway.edge.api_models import MOST_USD
 from gateway.rules.budget import Budget
 
 ALERTS = (("0.5", 500), ("0.8", 800), ("1.0", 1000))
@@ -156,7 +160,7 @@ DAY = ('per = "day"', "usd = 1")
         (('scope = "agent:research-*"', *DAY), "`*` stands alone: agent:* for each agent"),
         (('scope = "agent: research"', *DAY), "without blanks around it"),
         (('scope = "user:\\u0007"', *DAY), "printable characters"),
-        ((f'scope = "user:{"x" * 201}"', *DAY), "at most 200"),
+        ((f'scope = "user:{"x" * 257}"', *DAY), "at most 256"),
         (("scope = 5", *DAY), "3: budgets[0].scope: write one of run"),
         (('scope = "run"', "dollars = 1"), "4: budgets[0].dollars: unknown key."),
         (('scope = "run"', "token = 1"), "4: budgets[0].token: unknown key. Did you mean `tokens`?"),
@@ -207,6 +211,10 @@ DAY = ('per = "day"', "usd = 1")
         ),
         (('scope = "run"', "usd = 2", "max_usd = 1"), "5: budgets[0].max_usd: max_usd is how far"),
         (('scope = "run"', "calls = 2", "max_usd = 1"), "5: budgets[0].max_usd: is how far /limits may raise usd, whi"),
+        (
+            ('scope = "run"', "usd = 2", "max_usd = 1_000_001"),
+            "5: budgets[0].max_usd: /limits takes at most 1,000,000 d",
+        ),
         (('scope = "global"', *DAY, "max_usd = 2"), "6: budgets[0].max_usd: only the limit of a run can be raised"),
         (('scope = "run"', "usd = 1", "share = 0"), "5: budgets[0].share: must be above 0 and at most 1"),
         (('scope = "run"', "usd = 1", "share = 1.5"), "5: budgets[0].share: must be above 0 and at most 1"),
@@ -397,6 +405,12 @@ def test_zones_are_known_without_a_zone_database_of_the_system(tmp_path):
         zoneinfo.reset_tzpath()
     assert rule.window is not None
     assert "2026-11-22@Indian:Kerguelen" == rule.window.at(1_795_288_000.0).label
+
+
+def test_greatest_values_are_those_of_who_takes_them():
+    """The ledger's amount, what /limits takes, the length of a label: each is written down twice, and is the same."""
+    assert (AMOUNT_MOST, MOST_USD * NUSD) == (config_budgets.MOST_COUNT, config_budgets.MOST_RAISED_NUSD)
+    assert identify._MOST_LABEL == config_budgets.MOST_LABEL
 
 
 def test_counts_may_come_from_the_environment(tmp_path):
