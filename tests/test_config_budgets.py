@@ -1,5 +1,6 @@
 """`[[budgets]]`: every scope, unit, window and mode; contradictions are told with file, line, key and a way out."""
 
+import json
 import re
 import zoneinfo
 from datetime import UTC
@@ -7,9 +8,13 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
 from gateway import config_budgets
 from gateway.config import Settings, load
+from gateway.config_budgets import BudgetTable
 from gateway.core import identify
 from gateway.core.errors import ConfigError
 from gateway.core.ledger.book import AMOUNT_MOST
@@ -267,6 +272,29 @@ def test_budgets_are_told_apart_by_name(tmp_path):
     assert (
         "meterbox.toml:6: budgets[1].name: two are named a (the other is budgets[0]): each needs a name of its own"
     ) == fault(tmp_path, table("a", "run", "usd = 1"), table("a", "global", *DAY))
+
+
+VALUES = st.one_of(
+    st.sampled_from(["true", "nan", "-inf", "[]", "{}", "[[1]]", "1979-05-27", '""', "1e-999999", "1e999999", "-0.0"]),
+    st.integers(-(2**70), 2**70).map(str),
+    st.decimals(allow_nan=False, allow_infinity=False).map(lambda d: json.dumps(str(d))),
+    st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12).map(json.dumps),
+    st.sampled_from(["run", "agent:*", "key:x", "global", "hour", "month", "expected", "degrade"]).map(json.dumps),
+)
+
+
+@examples(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(written=st.dictionaries(st.sampled_from(sorted(BudgetTable.model_fields)), VALUES))
+def test_whatever_is_written_is_read_or_refused_with_its_place(tmp_path, written):
+    """No value makes the start fail in any other way, and no error is without file and line."""
+    lines = {"name": '"b"', "scope": '"run"', "usd": "1"} | written
+    text = "\n".join(["[[budgets]]", *(f"{key} = {value}" for key, value in lines.items()), ""])
+    said = ""
+    try:
+        assert loaded(tmp_path, text).budget_rules()
+    except ConfigError as error:
+        said = str(error)
+    assert all(line.startswith(f"{tmp_path}/meterbox.toml:") for line in said.splitlines())
 
 
 # --------------------------------------------------------------------------- budgets that contradict each other
