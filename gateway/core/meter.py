@@ -25,6 +25,7 @@ class Meter:
     """
 
     __slots__ = (
+        "_ahead",
         "_counted",
         "_granted",
         "_grows",
@@ -45,6 +46,8 @@ class Meter:
         self._most = most
         self._grows = granted is not None and most is not None and granted < most
         self._slack = slack
+        # An answer as long as expected asks for nothing; one that is longer asks ahead, lest each chunk be counted.
+        self._ahead = 0
         self._low_percent, self._high_percent = spread
         self._counted = 0  # bytes that were counted
         self._raw = 0  # tokens counted in them
@@ -81,11 +84,10 @@ class Meter:
 
     @property
     def short(self) -> int:
-        """How many tokens the grant should grow by before more may pass: whole slices, 0 while there is room for half
-        of one."""
+        """By how many tokens the grant should grow before more may pass: whole slices, 0 while there is room."""
         if not self._grows or self._granted is None:
             return 0
-        missing = self._high + SLICE // 2 - self._granted
+        missing = self._high + self._ahead - self._granted
         return -(-missing // SLICE) * SLICE if missing > 0 else 0
 
     @property
@@ -98,6 +100,7 @@ class Meter:
         never cut, as where nothing grows."""
         self._granted = granted
         self._grows = self._most is not None and granted < self._most
+        self._ahead = SLICE // 2
 
     @property
     def over(self) -> bool:

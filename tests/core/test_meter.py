@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.meter import SPARSE_BYTES, Meter
+from gateway.core.meter import SLICE, SPARSE_BYTES, Meter
 from gateway.core.tokens import spread
 
 
@@ -103,3 +103,58 @@ def test_slices_of_real_text_never_count_less_than_the_whole():
     for cut in (1, 3, 7, 50):
         pieces = [text[i : i + cut] for i in range(0, len(text), cut)]
         assert whole <= sum(len(encoding.encode_ordinary(piece)) for piece in pieces)
+
+
+# --------------------------------------------------------------------------- a grant that grows
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 2000),
+    st.lists(st.integers(1, 400), min_size=1, max_size=200),
+    st.integers(1, 8),
+    st.lists(st.booleans(), max_size=30),
+)
+def test_nothing_passes_that_a_growing_grant_does_not_pay_for(granted, sizes, per_token, says):
+    """Whatever is granted on top, and whenever it is refused: what went out is counted or within the grant."""
+    meter, says = Meter(granted, most=10**6), iter(says)
+    total = counted = 0
+    for size in sizes:
+        total += size
+        if meter.due(total):
+            meter.add(-(-(total - counted) // per_token), total - counted)
+            counted = total
+            if short := meter.short:
+                assert 0 == short % SLICE
+                granted += short if next(says, False) else 0
+                meter.grow(granted)
+            if meter.over:
+                break
+        assert meter.estimate(total) <= granted, "each byte is a token until it is counted"
+
+
+def test_an_answer_within_its_grant_asks_for_nothing():
+    """To the last token; one more asks for a slice, and from then on half a slice ahead."""
+    meter = Meter(100, most=1000)
+    meter.add(100, 400)
+    assert (0, False) == (meter.short, meter.over)
+    meter.add(1, 4)
+    assert (SLICE, True) == (meter.short, meter.over)
+    meter.grow(100 + SLICE)
+    meter.add(SLICE // 2 - 1, 500)
+    assert (0, False) == (meter.short, meter.over)
+    meter.add(1, 4)
+    assert (SLICE, False) == (meter.short, meter.over)
+    meter.add(3 * SLICE, 3000)
+    assert (4 * SLICE, True) == (meter.short, meter.over)
+
+
+def test_a_grant_that_is_all_that_may_come_is_strict_again():
+    """A provider that keeps its limit is never cut: the low count decides."""
+    meter = Meter(100, spread=(60, 200), most=356)
+    meter.add(150, 600)
+    assert (True, True) == (meter.over, meter.grows)
+    meter.grow(356)
+    meter.add(200, 800)
+    assert (False, False, 0) == (meter.over, meter.grows, meter.short)
+    assert not Meter(356, most=356).grows and not Meter(None, most=None).grows

@@ -127,6 +127,42 @@ async def test_who_keeps_the_grant_is_not_cut():
     assert ("done", 500) == (ending.way, len(outlet.body))
 
 
+async def grown(*says: bool, chunks: int = 20) -> tuple[Ending, RecordingOutlet, list[int]]:
+    """An answer of 100 bytes a chunk on a grant of 500 that may grow, each time as told."""
+    way, _, outlet = made(*[b"x" * 100] * chunks, b".")
+    asked: list[int] = []
+    paid = 500
+
+    async def top_up(tokens: int) -> int:
+        nonlocal paid
+        asked.append(tokens)
+        assert len(outlet.body) <= paid, "asked before it passes"
+        paid += tokens if len(asked) <= len(says) and says[len(asked) - 1] else 0
+        return paid
+
+    await outlet.start(200, ())
+    ending = await way.events(Letters(), Watch(Meter(500, most=10_000), Bytes(), "e", top_up), None)
+    assert len(outlet.body) <= paid
+    return ending, outlet, asked
+
+
+async def test_a_hold_grows_before_what_it_pays_for_goes_out():
+    """Slice by slice, as long as the ledger gives; nothing is asked while there is room."""
+    ending, outlet, asked = await grown(*[True] * 20)
+    assert ("done", 2000) == (ending.way, len(outlet.body))
+    assert 1500 // 256 <= len(asked) <= 1500 // 256 + 1
+    ending, outlet, asked = await grown(chunks=5)
+    assert ("done", 500, []) == (ending.way, len(outlet.body), asked)
+
+
+async def test_an_answer_ends_where_its_hold_can_grow_no_more():
+    """Nothing of the chunk goes out that is not paid for; the reason is not the provider's doing."""
+    ending, outlet, asked = await grown(True, False)
+    assert ("cut", "budget_ended", 700, 2) == (ending.way, ending.reason, len(outlet.body), len(asked))
+    ending, outlet, _ = await grown()
+    assert ("cut", 500) == (ending.way, len(outlet.body))
+
+
 async def test_a_huge_chunk_is_passed_in_small_pieces_near_the_grant():
     """One chunk of a megabyte doesn't slip through whole (`NEAR_BYTES`)."""
     way, _, outlet = made(b"x" * 1_000_000)
@@ -226,6 +262,13 @@ def test_a_stream_that_ends_badly_gets_its_sentence():
     stopped = opened()
     stopped.stop(killed("loop"))
     assert "loop" in relay.why_cut(Ending("cut"), stopped, "r", 5).message
+    ended = relay.why_cut(Ending("cut", 200, relay.BUDGET_ENDED), opened(), "r", 512, "tokens")
+    assert (402, "limit_tokens", "tokens", True) == (
+        ended.status,
+        ended.code,
+        ended.unit,
+        "no more than" in ended.message,
+    )
     over = relay.why_cut(Ending("cut", 200, "output_over_grant"), opened(), "r", 512)
     assert (402, "insufficient_quota", True) == (over.status, over.code, "512 output tokens" in over.message)
     off = relay.why_cut(Ending("broken", 200, "upstream_reset"), opened(), "r", 5)
