@@ -255,11 +255,14 @@ class PooledUpstream:
         await answer.head(connection, request, body)
         return answer
 
-    def renew(self, secrets: Mapping[str, Secret]) -> None:
-        """After a reload: attempts that begin from now on carry these credentials."""
-        self._secrets = secrets
-        self._ways.clear()
-        self._origins = {key: origin for key, origin in self._origins.items() if origin.in_use}
+    def renewed(self, secrets: Mapping[str, Secret]) -> PooledUpstream:
+        """The pool of another configuration, over the same connections; this one goes on with its own credentials for
+        the calls that began with it, so that no new credential goes to an old section's address."""
+        made = PooledUpstream(secrets, self._tls, self._resolver)
+        made._origins = self._origins
+        for key in [key for key, origin in self._origins.items() if not origin.in_use]:
+            del self._origins[key]
+        return made
 
     async def close(self) -> None:
         """Ends the pool and what still runs over it."""

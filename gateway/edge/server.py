@@ -46,7 +46,7 @@ class Walker(Protocol):
 
 
 class Front(Struct):
-    """What the data plane is made of. A reload replaces single fields; calls admitted afterwards see them."""
+    """What the data plane is made of. A reload puts another one in its place, for calls admitted afterwards."""
 
     walker: Walker
     routes: Routes
@@ -74,6 +74,7 @@ class _Accepted(Struct, frozen=True):
     labels: Labels
     key: Key | None
     tenant: str
+    walker: Walker  # of the configuration that let it in
 
 
 class DataPlane:
@@ -156,7 +157,7 @@ class DataPlane:
 
     async def _walk(self, inbound: Inbound, accepted: _Accepted, outlet: Outlet) -> None:
         try:
-            await self.front.walker.walk(inbound, accepted.provider, accepted.dialect, outlet)
+            await accepted.walker.walk(inbound, accepted.provider, accepted.dialect, outlet)
         finally:
             self._leave(accepted.key)
 
@@ -192,7 +193,7 @@ class DataPlane:
         except Undecodable as error:
             return Refusal(error.status, error.code, str(error))
         tenant = key.name if key is not None else _digest(request)
-        return _Accepted(headers, target, query, provider, dialect, labels, key, tenant)
+        return _Accepted(headers, target, query, provider, dialect, labels, key, tenant, front.walker)
 
     def _key(self, headers: Sequence[tuple[str, str]], target: Target) -> tuple[Key | Refusal | None, str]:
         """The virtual key that is shown, and the header it rides in.

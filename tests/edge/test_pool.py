@@ -290,14 +290,19 @@ async def test_the_host_is_the_origins(where: str, host: str) -> None:
 
 
 async def test_a_reload_changes_the_credential_of_later_attempts() -> None:
-    """Also for a section that stayed the same otherwise; its connections go on."""
+    """Its connections go on; a call that began before goes on with the credential of its own configuration, so that
+    none is sent to an address that another configuration named."""
     async with provider(ever) as place, pooled({"nasty": Secret("first")}) as upstream:
         where = somewhere(place.port)
         await fetch(upstream, where)
-        upstream.renew({"nasty": Secret("second")})
+        renewed = upstream.renewed({"nasty": Secret("second")})
+        await fetch(renewed, where)
         await fetch(upstream, where)
         heads = [head.decode() for head, _ in place.requests]
-        assert ([True, True], 1) == (["first" in heads[0], "second" in heads[1]], len(place.peers))
+        assert [True] * 3 == ["first" in heads[0], "second" in heads[1], "first" in heads[2]]
+        assert 1 == len(place.peers)
+        await renewed.close()
+        assert ("closed", False) == await failing(fetch(renewed, where))
 
 
 # ------------------------------------------------------------------ the end

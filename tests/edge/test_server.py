@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from msgspec import structs
 
 from gateway.core.refusal import openai_error
 from gateway.core.route import Routes
@@ -669,3 +670,17 @@ async def test_geminis_key_moves_from_the_query_into_a_header() -> None:
         first, second = (inbound for inbound, _, _ in h.walker.seen)
     assert ("alt=sse", "AIzx") == (first.query, first.header("x-goog-api-key"))
     assert ("key=mine", None) == (second.query, second.header("x-goog-api-key"))
+
+
+async def test_a_call_is_served_by_the_configuration_that_let_it_in() -> None:
+    """Another front takes over while a body still comes: provider and walker are of one configuration."""
+    async with house() as h:
+        _, writer = await h.raw(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{")
+        await until(lambda: h.plane.in_flight == 1)
+        later = Walker(None)
+        h.plane.front = structs.replace(h.plane.front, walker=later)
+        writer.write(b"}")
+        await asyncio.wait_for(h.walker.ended.wait(), 5)
+        writer.close()
+        assert 200 == (await h.ask())[0]
+        assert (1, 1) == (len(h.walker.seen), len(later.seen))
