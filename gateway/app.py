@@ -10,13 +10,16 @@ import asyncio
 import ctypes
 import gc
 import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import msgspec
 from aiohttp import web
+from msgspec import Struct, structs
 
 from gateway.config import Settings
 from gateway.core.identify import Index
@@ -24,10 +27,9 @@ from gateway.core.kin import Kin
 from gateway.core.live import Live
 from gateway.core.parts import Parts
 from gateway.core.ports import Dialect, Reading
-from gateway.core.price import Override
 from gateway.core.quote import Policy
 from gateway.core.route import Routes
-from gateway.core.types import Exchange
+from gateway.core.types import Entry, Exchange
 from gateway.dialects.anthropic import Anthropic
 from gateway.dialects.openai_chat import OpenAIChat
 from gateway.dialects.openai_completions import OpenAICompletions
@@ -36,21 +38,26 @@ from gateway.dialects.openai_responses import OpenAIResponses
 from gateway.edge.admin import Control, Surface
 from gateway.edge.api_door import LOOPBACK
 from gateway.edge.clock import SystemClock
-from gateway.edge.keys import Keys, KeySpec, load_pepper
+from gateway.edge.follow import LOOK_S as FOLLOW_S
+from gateway.edge.follow import Follower
+from gateway.edge.keys import Keys, load_pepper
+from gateway.edge.leash import CONTROL, DATA, Leash, Said, Text
 from gateway.edge.listener import make_runner
 from gateway.edge.log import Log
 from gateway.edge.pool import PooledUpstream
 from gateway.edge.pricelist import PriceList
 from gateway.edge.server import DataPlane, Front
-from gateway.edge.tasks import Tasks
+from gateway.edge.supervisor import BACKLOG, url_of
+from gateway.edge.tasks import DRAIN_S, Tasks
 from gateway.edge.tokenizer import HelperTokenizer
 from gateway.edge.watch import LOOK_S, StoreWatch
 from gateway.pipeline import Pipeline
+from gateway.reload import Reload
 from gateway.rules.budget import Budgets
 from gateway.stores.sqlite import SqliteStore
 
-DRAIN_S = 30.0  # a stop waits so long for the calls in flight; what is left is presumed
 RESTORED_CALLS = 5000  # conversations known again after a restart: the newest calls of the journal
+OWN_CALLS = 20_000  # of several processes, each tells so many of its latest calls from the others'
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 1 << 30
 
@@ -66,55 +73,174 @@ def dialects(seed: int = 0) -> list[Dialect]:
     ]
 
 
-async def serve(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:
-    """Runs the gateway until SIGTERM or SIGINT. Raises ConfigError, StoreFailed or OSError where it can't start."""
+class Tether(Struct, frozen=True):
+    """What ties one of several processes to its supervisor: the leash, the sockets that it was handed, and how to read
+    a configuration that comes over the leash."""
+
+    leash: Leash
+    listeners: Mapping[str, Sequence[socket.socket]]
+    read: Callable[[Text], Settings]
+
+
+async def serve(
+    settings: Settings,
+    *,
+    ready: Callable[[str], None] | None = None,
+    reread: Callable[[], Settings] | None = None,
+    tether: Tether | None = None,
+) -> None:
+    """Runs the gateway until SIGTERM or SIGINT; reloads at SIGHUP. Raises ConfigError, StoreFailed or OSError where it
+    can't start."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
+    again = asyncio.Event()
+    if tether is None:
+        loop.add_signal_handler(signal.SIGHUP, again.set)
     async with AsyncExitStack() as stack:
-        where = await build(settings, stack)
+        gateway = await build(settings, stack, tether)
         tune()
+        reload = Reload(settings, gateway, gateway.parts.log)
+        if tether is not None:
+            await _hold(tether, gateway, reload, stop)
+            stack.callback(tether.leash.release)
+        elif reread is not None:
+            gateway.front.tasks.every(0, partial(_reread, again, reload, reread), "reload")
         if ready is not None:
-            ready(where)
+            ready(gateway.where)
         await stop.wait()
 
 
-async def build(settings: Settings, stack: AsyncExitStack) -> str:
-    """Puts the gateway together and opens its listeners; the stack takes it apart. Returns its address."""
+async def _reread(again: asyncio.Event, reload: Reload, reread: Callable[[], Settings]) -> None:
+    """Waits for a SIGHUP; those that come during a reload are one more."""
+    await again.wait()
+    again.clear()
+    await reload.take(reread)
+
+
+async def _hold(tether: Tether, gateway: Gateway, reload: Reload, stop: asyncio.Event) -> None:
+    """A worker serves: says so, takes over what its supervisor hands it, and stops when that is gone."""
+    leash = tether.leash
+
+    async def take(config: Text) -> None:
+        why = await reload.take(lambda: tether.read(config))
+        leash.say(Said("refused" if why else "taken", why, config.number))
+
+    def gone() -> None:
+        if not stop.is_set():
+            gateway.parts.log("supervisor_gone", {"url": gateway.where})
+        stop.set()
+
+    await leash.hold(lambda config: gateway.front.tasks.start(take(config), "reload"), gone)
+    leash.say(Said("ready"))
+
+
+class Gateway(Struct):
+    """The gateway, put together. A reload replaces what the settings decide; ledger, open calls and caches stay."""
+
+    settings: Settings
+    parts: Parts
+    upstream: PooledUpstream
+    store: SqliteStore
+    control: Control
+    plane: DataPlane
+    where: str = ""
+
+    @property
+    def front(self) -> Front:
+        """What serves the calls that come in now."""
+        return self.plane.front
+
+    async def close_upstream(self) -> None:
+        """Ends the connections to providers."""
+        await self.upstream.close()
+
+    async def prepare(self, settings: Settings) -> Callable[[], None]:
+        """Makes the parts that these settings decide; see `reload.House`. Raises ConfigError."""
+        before, front = self.settings, self.front
+        prices = self.parts.prices
+        if settings.prices.overrides != before.prices.overrides:
+            prices = await asyncio.to_thread(PriceList, settings.price_overrides())
+        settings.check_prices(prices, self.parts.clock.now())
+        keys = front.keys if settings.keys == before.keys else await asyncio.to_thread(_keys, settings)
+        upstream, routes = self.upstream, front.routes
+        if list(settings.sections.items()) != list(before.sections.items()):
+            upstream = upstream.renewed(settings.secrets())
+            routes = Routes(settings.providers(), front.dialects, settings.server.unmetered)
+        elif settings.server.unmetered != before.server.unmetered:
+            routes = Routes(settings.providers(), front.dialects, settings.server.unmetered)
+        parts = structs.replace(self.parts, upstream=upstream, prices=prices, **_ruled(settings))
+        surface = _surface(settings)
+
+        def swap() -> None:
+            self.control.adopt(surface)
+            self.store.idle_s = settings.runs.idle_s
+            self.settings, self.parts, self.upstream = settings, parts, upstream
+            self.plane.front = structs.replace(
+                front,
+                walker=Pipeline(parts),
+                routes=routes,
+                keys=keys,
+                body_bytes=settings.server.max_body_mb << 20,
+            )
+
+        return swap
+
+
+async def build(settings: Settings, stack: AsyncExitStack, tether: Tether | None = None) -> Gateway:
+    """Puts the gateway together and opens its listeners; the stack takes it apart."""
     clock = SystemClock()
-    log = Log(sys.stderr, clock)
+    log = Log(sys.stderr, clock, tether.leash.worker if tether is not None else 0)
     log.on_loop(asyncio.get_running_loop())
     log.adopt("aiohttp.server", "aiohttp.client", "aiohttp.web", "asyncio")
     tasks = Tasks(log)
-    budgets = settings.budget_rules()
     store = await _open_store(settings, clock, stack)
     tasks.every(LOOK_S, StoreWatch(store, log).look, "store-watch")
+    several = settings.server.workers > 1
+    live = Live(kept=OWN_CALLS if several else 0)
     reading = store.reading()
-    upstream = PooledUpstream(settings.secrets())
-    stack.push_async_callback(upstream.close)
+    index, seen = _restored(reading)
+    follower = _followed(Follower(store.reading(), live, index, seen), tasks, stack) if several else None
     tokenizer = HelperTokenizer()
     stack.push_async_callback(tokenizer.close)
-    rule = Budgets(budgets, refuse_unknown=settings.prices.unknown == "refuse")
-    policy = Policy(settings.runs.min_output, settings.prices.default_max_output)
+    upstream = PooledUpstream(settings.secrets())
+    prices = PriceList(settings.price_overrides())
+    settings.check_prices(prices, clock.now())
     parts = Parts(
         store=store,
         upstream=upstream,
-        prices=PriceList(_overrides(settings)),
+        prices=prices,
         tokenizer=tokenizer,
-        rules=(rule,),
         clock=clock,
-        index=_restored(reading),
+        index=index,
         kin=Kin(),
-        live=Live(),
-        policy=policy,
+        live=live,
         log=log,
-        wait_s=settings.runs.wait_s,
+        catch_up=follower.catch_up if follower is not None else None,
+        **_ruled(settings),
     )
-    control = Control(store, reading, parts.live, _surface(settings, tuple(budgets)), clock, tasks)
+    control = Control(store, reading, live, _surface(settings), clock, tasks)
     stack.callback(control.close)
-    front = _front(settings, parts, tasks, control)
-    return await _listen(settings, front, control, log, stack)
+    gateway = Gateway(settings, parts, upstream, store, control, DataPlane(_front(settings, parts, tasks, control)))
+    stack.push_async_callback(gateway.close_upstream)
+    gateway.where = await _listen(settings, gateway, stack, tether.listeners if tether is not None else {})
+    return gateway
+
+
+def _ruled(settings: Settings) -> dict[str, Any]:
+    """The parts of a walk that need nothing but the settings."""
+    return {
+        "rules": (Budgets(settings.budget_rules(), refuse_unknown=settings.prices.unknown == "refuse"),),
+        "policy": Policy(settings.runs.min_output, settings.prices.default_max_output),
+        "wait_s": settings.runs.wait_s,
+    }
+
+
+def _followed(follower: Follower, tasks: Tasks, stack: AsyncExitStack) -> Follower:
+    stack.callback(follower.close)
+    tasks.every(FOLLOW_S, follower.look, "follow")
+    return follower
 
 
 async def _open_store(settings: Settings, clock: SystemClock, stack: AsyncExitStack) -> SqliteStore:
@@ -127,31 +253,26 @@ async def _open_store(settings: Settings, clock: SystemClock, stack: AsyncExitSt
     return store
 
 
-def _overrides(settings: Settings) -> list[Override]:
-    named = settings.prices.overrides
-    return [msgspec.convert(override.model_dump(), Override) for override in named]
-
-
-def _restored(reading: Reading) -> Index:
-    """The conversations of the newest calls, so that runs without an id go on over a restart."""
+def _restored(reading: Reading) -> tuple[Index, int]:
+    """The conversations of the newest calls, so that runs without an id go on over a restart; the last one's number."""
     index = Index()
-    for exchange in newest_calls(reading, RESTORED_CALLS):
+    entries = reading.newest(RESTORED_CALLS)
+    for exchange in calls_of(entries):
         index.restore(exchange)
-    return index
+    return index, entries[-1].seq if entries else 0
 
 
-def newest_calls(reading: Reading, most: int) -> list[Exchange]:
-    """The newest calls of the journal, oldest first."""
-    entries = reading.newest(most)
-    return [msgspec.msgpack.decode(entry.data, type=Exchange) for entry in entries if entry.kind == "call"]
+def calls_of(entries: Sequence[Entry]) -> Iterator[Exchange]:
+    """The calls of the journal among these entries."""
+    return (msgspec.msgpack.decode(entry.data, type=Exchange) for entry in entries if entry.kind == "call")
 
 
-def _surface(settings: Settings, budgets: tuple[Any, ...]) -> Surface:
+def _surface(settings: Settings) -> Surface:
     own = settings.admin_listener()
     token = settings.server.admin_token
     open_wide = own is not None and token is not None
     return Surface(
-        budgets=budgets,
+        budgets=tuple(settings.budget_rules()),
         token=token,
         hosts=None if open_wide else LOOPBACK,
         tenants=tuple(key.name for key in settings.keys) if settings.keys_required else (),
@@ -160,24 +281,11 @@ def _surface(settings: Settings, budgets: tuple[Any, ...]) -> Surface:
 
 def _front(settings: Settings, parts: Parts, tasks: Tasks, control: Control) -> Front:
     spoken = dialects(SystemClock().seed())
-    specs = [
-        KeySpec(
-            name=key.name,
-            secret=key.secret,
-            hash=key.hash,
-            agent=key.agent,
-            user=key.user,
-            expires_at=key.expires.timestamp() if key.expires is not None else None,
-            in_flight=key.in_flight,
-        )
-        for key in settings.keys
-    ]
-    pepper = load_pepper(settings.pepper_path) if specs else b""
     return Front(
         walker=Pipeline(parts),
         routes=Routes(settings.providers(), spoken, settings.server.unmetered),
         dialects=spoken,
-        keys=Keys(specs, pepper),
+        keys=_keys(settings),
         keys_required=settings.keys_required,
         tasks=tasks,
         clock=parts.clock,
@@ -187,13 +295,23 @@ def _front(settings: Settings, parts: Parts, tasks: Tasks, control: Control) -> 
     )
 
 
-async def _listen(settings: Settings, front: Front, control: Control, log: Log, stack: AsyncExitStack) -> str:
-    server = settings.server
-    runner = make_runner(DataPlane(front).handle, log)
-    where = await _open(runner, server.host, server.port, stack)
+def _keys(settings: Settings) -> Keys:
+    """The virtual keys. Each of several processes lets in its part of what a key may have in flight."""
+    specs = settings.key_specs()
+    if (workers := settings.server.workers) > 1:
+        specs = [structs.replace(spec, in_flight=-(-spec.in_flight // workers)) for spec in specs]
+    return Keys(specs, load_pepper(settings.pepper_path) if specs else b"")
+
+
+async def _listen(
+    settings: Settings, gateway: Gateway, stack: AsyncExitStack, handed: Mapping[str, Sequence[socket.socket]]
+) -> str:
+    server, front, log = settings.server, gateway.front, gateway.parts.log
+    runner = make_runner(gateway.plane.handle, log)
+    where = await _open(runner, (server.host, server.port), handed.get(DATA, ()), stack)
     own = settings.admin_listener()
     if own is not None:
-        plane = await _open(make_runner(control.handle, log), own[0], own[1], stack)
+        plane = await _open(make_runner(gateway.control.handle, log), own, handed.get(CONTROL, ()), stack)
         log("listening", {"plane": "control", "url": plane})
     log("started", {"url": where, "providers": ", ".join(front.routes.sections), "ledger": str(settings.ledger_path)})
     stack.callback(log, "stopped", {"url": where})
@@ -207,13 +325,17 @@ async def _shut(runner: web.ServerRunner) -> None:
         await site.stop()
 
 
-async def _open(runner: web.ServerRunner, host: str, port: int, stack: AsyncExitStack) -> str:
+async def _open(
+    runner: web.ServerRunner, at: tuple[str, int], handed: Sequence[socket.socket], stack: AsyncExitStack
+) -> str:
+    """Listens at a host and port, or on sockets that listen already; the first one's URL."""
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    site = web.TCPSite(runner, host, port, backlog=1024)
-    await site.start()
-    name = runner.addresses[0]
-    return f"http://{f'[{name[0]}]' if ':' in name[0] else name[0]}:{name[1]}"
+    for one in handed:
+        await web.SockSite(runner, one, backlog=BACKLOG).start()
+    if not handed:
+        await web.TCPSite(runner, *at, backlog=BACKLOG).start()
+    return url_of(runner.addresses[0])
 
 
 def tune() -> None:

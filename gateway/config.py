@@ -189,15 +189,25 @@ class Settings(Table):
         return said
 
 
+def file_of(file: FilePath | None) -> FilePath | None:
+    """The file that is meant: the one that was named, else ./meterbox.toml if there is one."""
+    return FilePath(DEFAULT_FILE) if file is None and FilePath(DEFAULT_FILE).is_file() else file
+
+
 def load(
-    file: FilePath | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[Path, Any] | None = None
+    file: FilePath | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[Path, Any] | None = None,
+    text: bytes | None = None,
 ) -> Settings:
-    """Reads file (default ./meterbox.toml if present), environment, flags. Raises ConfigError with every fault."""
+    """Reads file (default ./meterbox.toml if present), environment, flags. Raises ConfigError with every fault.
+
+    text: what was read from the file before, so that nothing is read now.
+    """
     environ = {} if environ is None else environ
-    if file is None and FilePath(DEFAULT_FILE).is_file():
-        file = FilePath(DEFAULT_FILE)
+    file = file_of(file) if text is None else file
     origins = Origins(str(file) if file else "settings")
-    tree = read_file(file, origins) if file else {}
+    tree = read_file(file, origins, text) if file else {}
     tree = fill(tree, environ, origins)
     read_environment(environ, tree, origins, _is_text)
     for path, value in (flags or {}).items():

@@ -106,7 +106,7 @@ class Server(Table):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8787, ge=0, le=65535)
-    workers: int = 1
+    workers: int = Field(default=1, ge=1, le=64)
     auth: Literal["none", "keys"] | None = None
     admin_host: str | None = None
     admin_port: int | None = Field(default=None, ge=0, le=65535)
@@ -115,13 +115,6 @@ class Server(Table):
     unmetered: Literal["refuse", "allow"] = "refuse"
     pepper_file: str | None = None
     behind_tls: bool = False
-
-    @field_validator("workers")
-    @classmethod
-    def _one(cls, value: int) -> int:
-        if value != 1:
-            raise ValueError("this version runs one process: more than 1 isn't supported yet; take this line out")
-        return value
 
     @field_validator("admin_token")
     @classmethod

@@ -48,10 +48,13 @@ class Origins:
         return self._whole
 
 
-def read_file(file: FilePath, origins: Origins) -> dict[str, Any]:
-    """The file's tree, numbers as exact decimals; notes each key's line. Raises ConfigError with file and line."""
+def read_file(file: FilePath, origins: Origins, raw: bytes | None = None) -> dict[str, Any]:
+    """The file's tree, numbers as exact decimals; notes each key's line. Raises ConfigError with file and line.
+
+    raw: what was read from it before.
+    """
     try:
-        raw = file.read_bytes()
+        raw = file.read_bytes() if raw is None else raw
         if len(raw) > _MOST_BYTES:
             raise ConfigError(
                 f"{file}: larger than 1 MB; this can't be a configuration: name another file with --config"

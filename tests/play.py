@@ -54,19 +54,25 @@ class Answer:
 
 
 class Gateway:
-    """One `serve` process; `config` is the text of its meterbox.toml without [server] and [stores]."""
+    """One `serve` process, with `workers` below it; `config` is its meterbox.toml without [server] and [stores]."""
 
-    def __init__(self, folder: Path, config: str, *, server: str = "") -> None:
+    def __init__(self, folder: Path, config: str, *, server: str = "", workers: int = 1) -> None:
         self.port = free_port()
         self.folder = folder
         self.file = folder / "meterbox.toml"
         self.log = folder / "gateway.log"
-        state = folder / "state"
-        self.file.write_text(
-            f'[server]\nport = {self.port}\n{server}\n[stores.sqlite]\npath = "{state}/ledger.db"\n{config}'
-        )
-        state.mkdir(exist_ok=True)
+        self.ledger = folder / "state" / "ledger.db"
+        self.workers = workers
+        self._server = server
+        self.write(config)
+        self.ledger.parent.mkdir(exist_ok=True)
         self.process: subprocess.Popen[bytes] | None = None
+
+    def write(self, config: str, server: str | None = None) -> None:
+        """Another configuration; it counts from the next start or `hup` on."""
+        server = self._server if server is None else server
+        head = f"[server]\nport = {self.port}\nworkers = {self.workers}\n{server}\n"
+        self.file.write_text(f'{head}[stores.sqlite]\npath = "{self.ledger}"\n{config}')
 
     @property
     def url(self) -> str:
@@ -85,16 +91,53 @@ class Gateway:
                 cwd=ROOT,
                 env=env,
             )
-        until = time.monotonic() + 15
+        until = time.monotonic() + 15 * self.workers
         while time.monotonic() < until:
             if self.process.poll() is not None:
                 raise AssertionError(f"serve ended with {self.process.returncode}: {self.log.read_text()[-2000:]}")
             try:
-                if self.get("/readyz").status == 200:
+                if self.get("/readyz").status == 200 and (self.workers == 1 or len(self.pids()) == self.workers):
                     return self
             except OSError:
-                time.sleep(0.02)
-        raise AssertionError(f"not ready within 15 s: {self.log.read_text()[-2000:]}")
+                pass
+            time.sleep(0.02)
+        raise AssertionError(f"not ready in time: {self.log.read_text()[-2000:]}")
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """The lines of its log that tell of this event."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [
+            line for line in map(json.loads, filter(lambda line: line.startswith("{"), lines)) if line["event"] == event
+        ]
+
+    def says(self, event: str, count: int = 1, seconds: float = 10) -> list[dict[str, Any]]:
+        """The same once there are so many of them."""
+        until = time.monotonic() + seconds
+        while len(found := self.said(event)) < count:
+            assert time.monotonic() < until, f"{len(found)} times {event}, not {count}: {self.log.read_text()[-2000:]}"
+            time.sleep(0.02)
+        return found
+
+    def pids(self) -> dict[int, int]:
+        """The worker processes that serve now, by their numbers."""
+        serve: dict[int, int] = {}
+        for line in self.said("worker_ready") if self.process is not None else ():
+            serve[line["worker"]] = line["pid"]
+        return {worker: pid for worker, pid in serve.items() if alive(pid)}
+
+    def hup(self, seconds: float = 10) -> dict[str, Any]:
+        """SIGHUP; what every worker, or the one that refused, said of it."""
+        assert self.process is not None
+        taken, failed = len(self.said("reloaded")), len(self.said("reload_failed"))
+        self.process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if len(found := self.said("reload_failed")) > failed or (
+                len(found := self.said("reloaded")) >= taken + self.workers
+            ):
+                return found[-1]
+            time.sleep(0.02)
+        raise AssertionError(f"no word of a reload: {self.log.read_text()[-2000:]}")
 
     def kill(self) -> None:
         """SIGKILL: no chance to write anything."""
@@ -161,6 +204,14 @@ class Gateway:
             if nusd(run["held_usd"]) == 0 or time.monotonic() > until:
                 return run
             time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Does the process run? A dead child that nobody has waited for doesn't."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
 
 
 async def fetch(

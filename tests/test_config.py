@@ -161,7 +161,6 @@ def test_all_faults_are_told_at_once(tmp_path):
         ("[detectors.loop]\n", "detectors.loop"),
         ("[projections.otlp]\n", "projections"),
         ("[stores.redis]\n", "stores.redis"),
-        ("[server]\nworkers = 2\n", "server.workers"),
         ("[providers.openai]\nfallback = ['anthropic']\n", "providers.openai.fallback"),
         ("[providers.openai]\nretries = 2\n", "providers.openai.retries"),
         (RUN + 'usd = 1\non_exceed = "ask"\n', "budgets[0].on_exceed"),
@@ -414,3 +413,12 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
     file.write_bytes(b"#" * 1_000_001)
     with pytest.raises(ConfigError, match="larger than 1 MB"):
         load(file, {})
+
+
+def test_what_was_read_before_is_not_read_again(tmp_path):
+    """`text` stands for the file, its name for the places in errors; without a file it is nothing at all."""
+    file = write(tmp_path, "[server]\nworkers = 2\n")
+    assert 3 == load(file, {}, text=b"[server]\nworkers = 3\n").server.workers
+    with pytest.raises(ConfigError, match=r"meterbox.toml:2: server.workers: "):
+        load(file, {}, text=b"[server]\nworkers = 65\n")
+    assert 1 == load(None, {}, text=b"").server.workers

@@ -1,4 +1,6 @@
-"""`meterbox serve`: runs the gateway until SIGTERM or SIGINT, then drains it.
+"""`meterbox serve`: runs the gateway until SIGTERM or SIGINT, then drains it; SIGHUP reads the configuration again.
+
+With `[server] workers = 1` this process serves; with more it supervises those that do (edge/supervisor.py).
 
 Invariant: what keeps it from starting is one clear line and exit status 1 (2 if it is the configuration's fault).
 What never enters: how the gateway is put together (gateway/app.py).
@@ -7,16 +9,23 @@ What never enters: how the gateway is put together (gateway/app.py).
 from __future__ import annotations
 
 import errno
+import os
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.options import VerbFailed, say, settings_of, with_config
+from gateway.cli.options import VerbFailed, say, with_config
 from gateway.core.errors import ConfigError, MeterboxError
 
 if TYPE_CHECKING:
     from gateway.config import Settings
+    from gateway.edge.leash import Text
+
+Flags = Mapping[tuple[str | int, ...], Any]
+_Read = tuple["Settings", "Text"]
 
 
 @click.command("serve")
@@ -25,28 +34,78 @@ if TYPE_CHECKING:
 @click.option("--port", type=int, help="Port to listen on.")
 def command(config: Path | None, host: str | None, port: int | None) -> None:
     """Run the gateway until SIGTERM or SIGINT; calls in flight are finished first."""
-    settings = settings_of(config, {("server", "host"): host, ("server", "port"): port})
+    given: Flags = {("server", "host"): host, ("server", "port"): port}
+    flags = {path: value for path, value in given.items() if value is not None}
+    settings, text = _read(config, flags)
     for line in settings.warnings():
         say(f"warning: {line}")
     if settings.default_budget:
         say('every run may spend $10: no [[budgets]] of scope "run" is configured')
     try:
-        _run(settings)
+        if settings.server.workers == 1:
+            _run(settings, lambda: _read(config, flags)[0])
+        else:
+            _supervise(settings, text, flags, lambda: _read(config, flags)[1])
     except ConfigError as error:
         raise MeterboxError(str(error)) from error  # the file was fine; what it names can't be used: exit status 1
     except OSError as error:
         raise VerbFailed(_why(error, settings)) from error
 
 
-def _run(settings: Settings) -> None:
+def _read(config: Path | None, flags: Flags) -> _Read:
+    """The settings that are in force for this command, and the text that they were read from. Raises ConfigError."""
+    from gateway.config import file_of, load
+    from gateway.edge.leash import Text
+
+    file, text = file_of(config), b""
+    try:
+        text = file.read_bytes() if file is not None else b""
+    except OSError:
+        load(file, os.environ, flags)  # says what is the matter
+        raise
+    settings = load(file, os.environ, flags, text)
+    return settings, Text(str(file) if file is not None else None, text.decode())
+
+
+def _run(settings: Settings, reread: Callable[[], Settings]) -> None:
     import uvloop
 
     from gateway.app import serve
 
     try:
-        uvloop.run(serve(settings, ready=lambda where: say(f"ready on {where}")))
+        uvloop.run(serve(settings, ready=_ready, reread=reread))
     except KeyboardInterrupt:
         say("stopped")
+
+
+def _supervise(settings: Settings, text: Text, flags: Flags, reread: Callable[[], Text]) -> None:
+    """Listens, and keeps `workers` processes that serve. This process itself stays small and idle."""
+    from gateway.edge import supervisor
+    from gateway.edge.clock import SystemClock
+    from gateway.edge.leash import CONTROL, DATA
+    from gateway.edge.log import Log
+    from gateway.edge.tasks import DRAIN_S
+
+    server, own = settings.server, settings.admin_listener()
+    clock = SystemClock()
+    with supervisor.signals() as wake:
+        listeners = {DATA: supervisor.listen(server.host, server.port)}
+        if own is not None:
+            listeners[CONTROL] = supervisor.listen(*own)
+        where = supervisor.url_of(listeners[DATA][0].getsockname())
+        plan = supervisor.Plan(
+            workers=server.workers,
+            listeners=listeners,
+            config=text,
+            flags=[([str(part) for part in path], value) for path, value in flags.items()],
+            reread=reread,
+            drain_s=DRAIN_S,
+        )
+        supervisor.Supervisor(plan, clock, Log(sys.stderr, clock), wake).run(lambda: _ready(where))
+
+
+def _ready(where: str) -> None:
+    say(f"ready on {where}")
 
 
 def _why(error: OSError, settings: Settings) -> str:

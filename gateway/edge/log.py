@@ -24,7 +24,17 @@ from gateway.core.refusal import rfc3339
 MOST_FIELD = 1024
 MOST_FIELDS = 32
 ERRORS = frozenset(
-    {"defect", "unexpected", "task_failed", "tick_failed", "loop_error", "settle_failed", "store_failed"}
+    {
+        "defect",
+        "unexpected",
+        "task_failed",
+        "tick_failed",
+        "loop_error",
+        "settle_failed",
+        "store_failed",
+        "worker_died",
+        "reload_failed",
+    }
 )
 _SECRET = re.compile(
     r"(?i:bearer|basic)\s+[^\s,;\"']{6,}"
@@ -40,9 +50,10 @@ _SECRET = re.compile(
 class Log:
     """Writes lines. Call it like a function: `log("refused", {"code": ...})`."""
 
-    def __init__(self, out: IO[str], clock: Clock) -> None:
+    def __init__(self, out: IO[str], clock: Clock, worker: int = 0) -> None:
         self._out = out
         self._clock = clock
+        self._worker = worker  # its number, where there are several
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         """One line. Never raises: a full disk behind stderr must not break a call."""
@@ -51,6 +62,8 @@ class Log:
             "level": "error" if event in ERRORS else "info",
             "event": event,
         }
+        if self._worker:
+            line["worker"] = self._worker
         for name, value in tuple(fields.items())[:MOST_FIELDS]:
             line[str(name)[:64]] = plain(value)
         try:

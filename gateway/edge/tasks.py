@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 Log = Callable[[str, dict[str, Any]], None]
 
+DRAIN_S = 30.0  # a stop waits so long for the calls in flight; what is left is presumed
+
 
 class Tasks:
     """The running tasks of a process. asyncio itself keeps only weak references to them."""

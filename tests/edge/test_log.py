@@ -34,6 +34,14 @@ def test_a_line_has_its_instant_level_event_and_fields() -> None:
     assert "error" == written("unexpected")["level"]
 
 
+def test_a_worker_says_which_it_is() -> None:
+    """Where several processes write to one log; a process that runs alone has no number."""
+    out = io.StringIO()
+    Log(out, FakeClock(0.0), worker=3)("start", {})
+    assert 3 == json.loads(out.getvalue())["worker"]
+    assert "worker" not in written("start")
+
+
 @given(st.text(max_size=200))
 def test_any_text_stays_on_its_line(text: str) -> None:
     """Log injection: control characters and line ends are escaped."""
