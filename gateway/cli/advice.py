@@ -116,7 +116,7 @@ def now_what(facts: Told) -> Iterator[str]:
     if state in ("active", "waiting") and unit is None:
         lines.append((f"meterbox budget {name} --usd {_half_more(run)}", "limits what it may still spend"))
     for call in [call for call in facts.calls if call["cost_source"] == "presumed"][:1]:
-        voids = f"meterbox ledger correct {_word(call['call_id'])} --void --reason unbilled --id void-1"
+        voids = f"meterbox ledger correct {_word(call['call_id'])} --void --reason unbilled"
         lines.append((voids, "if the provider did not bill this unclear call"))
     if not lines:
         yield "Nothing: it is over, and nothing is open."

@@ -114,12 +114,12 @@ def _cost(facts: Facts) -> Iterator[str]:
         yield f"{money(run['own_spent_usd'])} by its own calls, {money(children)} by its children."
     for source, words in (
         ("presumed", "ended unclear and {are} charged at the most that {they} can cost: {usd}. The bill may be lower"),
-        ("estimate", "{were} cut by the gateway and {are} charged by its own count: {usd}"),
+        ("estimate", "{are} charged by an estimate, cut by the gateway or settled by hand: {usd}"),
     ):
         found = [call for call in facts.calls if call["cost_source"] == source]
         if found:
             one = len(found) == 1
-            forms = {"are": "is" if one else "are", "were": "was" if one else "were", "they": "it" if one else "they"}
+            forms = {"are": "is" if one else "are", "they": "it" if one else "they"}
             said = words.format(usd=money(sum(Decimal(call["cost_usd"] or 0) for call in found)), **forms)
             yield f"{count(len(found), 'call')} {said}."
     unknown = sum(1 for call in facts.calls if call["cost_usd"] is None)

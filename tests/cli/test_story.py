@@ -51,7 +51,7 @@ def test_what_it_cost() -> None:
     assert "$0.001000 of it was charged beyond what had been held (overrun)." in said
     assert "$0.02 by its own calls, $0.010000 by its children." in said
     assert "2 calls ended unclear and are charged at the most that they can cost: $0.007000. The bill may be" in said
-    assert "1 call was cut by the gateway and is charged by its own count: $0.001000." in said
+    assert "1 call is charged by an estimate, cut by the gateway or settled by hand: $0.001000." in said
     assert "1 call of unknown cost" in said
     plain = answers({**RUN, "own_spent_usd": RUN["spent_usd"], "held_usd": "0", "limits": {"usd": None}})[1]
     assert "  $0.030000 spent, without a limit; 13,023 tokens." == plain

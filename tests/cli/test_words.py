@@ -67,8 +67,8 @@ def test_durations_and_instants_are_short():
     ("unit", "value", "said"),
     [
         ("usd", "0.25", "$0.25"), ("calls", 1, "1 call"), ("tool_calls", 2_000, "2,000 tool calls"),
-        ("tokens", 0, "0 tokens"), ("seconds", 59, "59 s"), ("seconds", 200, "3 min 20 s"), ("tokens", None, "no limit"),
-        ("to\x1bns", 3, "3 to\\x1bns"),
+        ("tokens", 0, "0 tokens"), ("seconds", 59, "59 s"), ("seconds", 200, "3 min 20 s"),
+        ("tokens", None, "no limit"), ("to\x1bns", 3, "3 to\\x1bns"),
         ("calls", "\x1b[2J", "\\x1b[2J"),
     ],
 )  # fmt: skip
