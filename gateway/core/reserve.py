@@ -15,6 +15,7 @@ from gateway.core.admit import admit as ask_rules
 from gateway.core.admit import gates
 from gateway.core.identify import identify, named
 from gateway.core.ledger import names
+from gateway.core.ledger.company import tight_account
 from gateway.core.parts import Parts
 from gateway.core.quote import PAID_IN, Ask, limit_for, quote
 from gateway.core.step import Step
@@ -84,6 +85,9 @@ async def _reserve(p: Parts, step: Step, ask: Ask, charges: Sequence[Charge]) ->
     step.learns = any(charge.expected for charge in charges)
     refinable = _refinable(step.call)
     asked = _order(p, step, ask, charges, 0.0 if refinable else p.wait_s)
+    if refinable and tight_account(asked) is not None and p.tokenizer.ready(tokens.encoding_of(step.call.model)):
+        await _refine(p, step)  # so that more of a burst fit at once
+        refinable, asked = False, _order(p, step, ask, charges, p.wait_s)
     step.open.on_stop(lambda: p.store.forget(asked.id))
     got = await _ask(p, step, asked)
     if refinable and isinstance(got, Denied) and got.reason == "limit":

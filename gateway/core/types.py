@@ -412,6 +412,7 @@ class Order(Struct, frozen=True):
     about: tuple[str, str, str, str, bool] = ("", "", "", "", False)  # dialect, provider, operation, model, stream:
     # all that is known of a call whose process dies before settle
     sizes: dict[str, tuple[int, int]] = {}  # unit -> (want, least): for limits that /limits set on the run or a parent
+    behind: int = 0  # calls that came in the same moment and follow this one: each has a part in what is free
 
 
 class Reservation(Struct, frozen=True):

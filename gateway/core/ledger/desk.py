@@ -126,6 +126,10 @@ class Desk:
         """Carries out one operation; the answer comes when it is written."""
         raise NotImplementedError
 
+    def place(self, order: Order) -> Awaitable[Reservation | Denied | engine.Waiting]:
+        """Hands an order in; a store may let it stand aside for a moment with others that come (`company`)."""
+        return self.ask(engine.reserve, order)
+
     def within(self, reply: Awaitable[T], seconds: float, instead: T) -> Awaitable[T]:  # noqa: ARG002 - for a store that may be slow
         """The reply, or something else where it takes too long. A store that answers at once has nothing to do."""
         return reply
@@ -136,7 +140,7 @@ class Desk:
 
     async def reserve(self, order: Order) -> Reservation | Denied:
         """All charges in one step or none; waits in line if the order has patience."""
-        answer = await self.ask(engine.reserve, order)
+        answer = await self.place(order)
         assert not isinstance(answer, engine.Waiting)  # the window answers only when the wait has ended
         return answer
 

@@ -97,13 +97,14 @@ def balances(book: Book, hold: Hold) -> tuple[Balance, ...]:
 class _Fit:
     """What an order needs and may get, unit by unit, while its charges are looked at one after another."""
 
-    __slots__ = ("blocked", "granted", "last", "least")
+    __slots__ = ("behind", "blocked", "granted", "last", "least")
 
     def __init__(self, order: Order) -> None:
         self.least: dict[str, int] = {}
         self.granted: dict[str, int] = {}
         self.blocked: list[str] = []  # accounts in whose line the order must stand
         self.last: list[str] = []  # accounts whose last call it would be
+        self.behind = order.behind
         for charge in order.charges:
             least = charge.least if charge.clamp else charge.want
             self.least[charge.unit] = max(least, self.least.get(charge.unit, 0))
@@ -149,7 +150,7 @@ def _fits(
     if free < need or book.line.ahead(account.name, ticket):
         fit.blocked.append(account.name)
     else:
-        fit.granted[charge.unit] = min(fit.granted[charge.unit], _portion(book, charge, free, ticket))
+        fit.granted[charge.unit] = min(fit.granted[charge.unit], _portion(book, charge, free, ticket, fit.behind))
     return True
 
 
@@ -165,13 +166,13 @@ def _closed(book: Book, order: Order) -> Denied | None:
     return None
 
 
-def _portion(book: Book, charge: Charge, free: int, ticket: int | None) -> int:
-    """Of what is free: all, or one part of w while w calls (this one too) wait or are in flight, see design.md 2."""
+def _portion(book: Book, charge: Charge, free: int, ticket: int | None, behind: int) -> int:
+    """Of what is free: all, or one part of w while w calls (this one too) come, wait or are in flight (design.md 2)."""
     free = free * charge.part // 1000
     if not charge.share:
         return free
     others = book.account(charge.account).open + book.line.watching(charge.account)
-    return free // (others + 1 if ticket is None else others)
+    return free // (others + 1 + behind if ticket is None else others)
 
 
 def _grant(book: Book, now: float, order: Order, fit: _Fit) -> Reservation:

@@ -26,9 +26,11 @@ from gateway.core.errors import MeterboxError, StoreFailed
 from gateway.core.ledger import engine, schema, settle
 from gateway.core.ledger.audit import audit, book_of_tables
 from gateway.core.ledger.book import Book
+from gateway.core.ledger.company import Company, tight_account
 from gateway.core.ledger.desk import Desk, Op, Patience, Window, tell
 from gateway.core.ledger.reading import SqlReading, SqlShelf
 from gateway.core.ledger.shared import SharedLine, look_again
+from gateway.core.types import Denied, Order, Reservation
 from gateway.stores.sqlite.file import connect, refuse_bad_file, refuse_bad_ground
 from gateway.stores.sqlite.instances import Instances
 from gateway.stores.sqlite.lock import FairLock
@@ -82,6 +84,7 @@ class SqliteStore(Desk):
         place can't keep a ledger, StoreFailed where the file can't be used."""
         self._loop = asyncio.get_running_loop()
         self._patience = Patience(self._loop.call_at, self._loop.time)
+        self._company = Company(self._loop.call_at, self._loop.time, self._hand_in)
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         threading.Thread(target=self._work, name="ledger", daemon=True).start()
@@ -108,13 +111,28 @@ class SqliteStore(Desk):
             self._inbox.put(Op(act, args, reply, kept))
         return reply
 
+    def place(self, order: Order) -> Awaitable[Reservation | Denied | engine.Waiting]:
+        account = tight_account(order) if self._open else None
+        if account is None:
+            return self.ask(engine.reserve, order)
+        reply: asyncio.Future[Any] = self._loop.create_future()
+        self._company.gather(account, order, reply)
+        return reply
+
+    def _hand_in(self, order: Order, reply: asyncio.Future[Any]) -> None:
+        if self._open and self.failed() is None:
+            self._inbox.put(Op(engine.reserve, (order,), reply, False))
+        elif not reply.done():
+            reply.set_exception(StoreFailed(self.failed() or "the store is closed"))
+
     def within(self, reply: Awaitable[T], seconds: float, instead: T) -> Awaitable[T]:
         self._patience.watch(reply, seconds, instead)
         return reply
 
     def forget(self, order_id: str) -> None:
         """The caller of a waiting order left."""
-        self._inbox.put(Op(engine.forget, (order_id,), None, False))
+        if not self._company.forget(order_id):
+            self._inbox.put(Op(engine.forget, (order_id,), None, False))
 
     def failed(self) -> str | None:
         """Why admission is closed; None while the store works."""
