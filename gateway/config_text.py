@@ -85,7 +85,7 @@ def lines_of(text: str) -> Iterator[tuple[Path, int]]:
     """The path and line of every table and key, by one look at each line (texts over several lines aren't followed)."""
     table: Path = ()
     counts: dict[Path, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # a line ends nowhere else in TOML
         if header := _HEADER.match(line):
             table = _parts(header[2])
             if header[1] == "[[":
@@ -181,10 +181,15 @@ def exact_nusd(value: Any) -> int:
         raise ValueError('write dollars as a plain number, e.g. 10 or "0.50"') from None
     if not amount.is_finite():
         raise ValueError("NaN and infinity are no amounts")
-    if abs(amount) > 9_000_000:  # the ledger's Redis scripts are exact to 2**53 nano-dollars (ledger.md section 2)
+    # copy_abs: abs() rounds. The ledger's Redis scripts are exact to 2**53 nano-dollars (ledger.md section 2)
+    if amount.copy_abs() > 9_000_000:
         raise ValueError("the greatest amount is 9,000,000 dollars")
-    nusd = amount.scaleb(9, _EXACT)
-    if len(amount.as_tuple().digits) > _EXACT.prec or nusd != nusd.to_integral_value(context=_EXACT):
+    nusd = amount.scaleb(9, _EXACT)  # nothing, where that is too small for the context
+    if (
+        (amount and not nusd)
+        or len(amount.as_tuple().digits) > _EXACT.prec
+        or nusd != nusd.to_integral_value(context=_EXACT)
+    ):
         raise ValueError("at most nine digits after the point: the ledger counts whole nano-dollars")
     return int(nusd)
 

@@ -94,3 +94,8 @@ def test_seconds_are_bounded(value):
     """Above zero, at most a week, a number."""
     with pytest.raises(ValueError, match="seconds"):
         finite_s(value)
+
+
+def test_lines_are_counted_as_editors_do():
+    """Other separators than a line feed stand within a line, a carriage return before it is none."""
+    assert [(("server",), 2), (("server", "port"), 3)] == list(lines_of("# a\u2028b\x85\r\n[server]\r\nport = 1\r\n"))
