@@ -66,7 +66,6 @@ def top_up(p: Parts, step: Step) -> Callable[[int], Awaitable[int]] | None:
         output = min(step.offer.output, step.output + -(-output_tokens // choices))
         for unit, amount in _bounds(step, output):
             if amount > step.held[unit] and not await _set(p, step, unit, amount):
-                step.short = unit
                 return step.output * choices
         step.paid = output
         return output * choices
@@ -98,7 +97,7 @@ def most_output(step: Step) -> int | None:
 
 def why_cut(step: Step, ending: Ending) -> Refusal:
     """What the client of an answer is told that doesn't end well."""
-    unit = step.short or tightest(step.offer, step.held)
+    unit = tightest(step.offer, step.held)
     return relay.why_cut(ending, step.open, step.run.id, metered_output(step) or 0, unit)
 
 
