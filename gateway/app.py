@@ -239,7 +239,7 @@ def _ruled(settings: Settings) -> dict[str, Any]:
 
 def _followed(follower: Follower, tasks: Tasks, stack: AsyncExitStack) -> Follower:
     stack.callback(follower.close)
-    tasks.every(FOLLOW_S, follower.look, "follow")
+    tasks.every(FOLLOW_S, follower.tick, "follow")
     return follower
 
 

@@ -10,18 +10,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import msgspec
 
+from gateway.core.errors import StoreFailed
 from gateway.core.index import Index
 from gateway.core.live import Live
-from gateway.core.ports import Reading
 from gateway.core.types import Entry, Exchange
 from gateway.edge.clock import last_id
 
 LOOK_S = 0.2
 MOST_READ = 1_000  # entries of one read; what is more comes with the next one, at once
 MOST_BEHIND = 5_000  # calls of others that wait to be learnt; as many as are known again after a restart
+LEARN_LOOKS = 300  # for a minute after a call that named no run, looks learn at once: the next one waits less
 AT_ONCE = 50  # of them are learnt before somebody else's turn: about 2 ms
 _EVERYTHING = "global"
 
@@ -29,10 +31,18 @@ _exchange = msgspec.msgpack.Decoder(Exchange)
 _small = msgspec.msgpack.Decoder(dict[str, object])
 
 
-class Follower:
-    """Reads what is new on a thread of its own. `look` now and then, `catch_up` before a call that names no run."""
+class Journal(Protocol):
+    """A reading, as far as this file needs one (ports.Reading)."""
 
-    def __init__(self, reading: Reading, live: Live, index: Index, after: int) -> None:
+    def entries(self, after_seq: int, run: str | None = None, limit: int = 100) -> list[Entry]:
+        """The journal in commit order. Raises StoreFailed."""
+        ...
+
+
+class Follower:
+    """Reads what is new on a thread of its own. `tick` every LOOK_S, `catch_up` before a call that names no run."""
+
+    def __init__(self, reading: Journal, live: Live, index: Index, after: int) -> None:
         self._reading = reading
         self._live = live
         self._index = index
@@ -41,10 +51,26 @@ class Follower:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="follow")
         self._turn = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None
+        self._learning = 0  # so many looks more will learn
+        self._failing = False
 
     def close(self) -> None:
         """Ends the thread after the read that it is at."""
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+    async def tick(self) -> None:
+        """One look. Raises StoreFailed, once an outage."""
+        try:
+            await self.look()
+        except StoreFailed:
+            if not self._failing:
+                self._failing = True
+                raise
+            return
+        self._failing = False
+        if self._learning:
+            self._learning -= 1
+            await self._learn()
 
     async def look(self) -> None:
         """Returns once everything is seen that was committed when it was called. Raises StoreFailed."""
@@ -55,7 +81,11 @@ class Follower:
 
     async def catch_up(self) -> None:
         """Learns the conversations that others answered until now. Raises StoreFailed."""
+        self._learning = LEARN_LOOKS
         await self.look()
+        await self._learn()
+
+    async def _learn(self) -> None:
         while self._behind:
             for _ in range(min(AT_ONCE, len(self._behind))):
                 self._index.restore(_exchange.decode(self._behind.popleft().data))

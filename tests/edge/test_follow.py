@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from gateway.core.errors import StoreFailed
 from gateway.core.identify import Index
 from gateway.core.live import Live, OpenCall
-from gateway.core.types import Entry
+from gateway.core.types import Entry, Exchange
 from gateway.edge import follow
 from gateway.edge.clock import last_id
 from gateway.edge.follow import Follower
@@ -25,15 +26,28 @@ class Watched:
     def __init__(self, reading: Any) -> None:
         self._reading = reading
         self.reads = 0
+        self.fails: Exception | None = None
 
-    def entries(self, after: int, run: str | None, limit: int) -> list[Entry]:
+    def entries(self, after_seq: int, run: str | None = None, limit: int = 100) -> list[Entry]:
         """The journal's."""
         self.reads += 1
-        found: list[Entry] = self._reading.entries(after, run, limit)
+        if self.fails is not None:
+            raise self.fails
+        found: list[Entry] = self._reading.entries(after_seq, run, limit)
         return found
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reading, name)
+
+class Counting(Index):
+    """An index that counts what it learns from the journal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.learnt = 0
+
+    def restore(self, exchange: Exchange) -> None:
+        """As it is."""
+        self.learnt += 1
+        super().restore(exchange)
 
 
 class Other:
@@ -41,9 +55,9 @@ class Other:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.live, self.index = Live(kept=100), Index()
+        self.live, self.index = Live(kept=100), Counting()
         self.reading = Watched(world.store.reading())
-        self.follower = Follower(self.reading, self.live, self.index, 0)  # type: ignore[arg-type] - it passes on the rest
+        self.follower = Follower(self.reading, self.live, self.index, 0)
         parts = structs.replace(world.parts, live=self.live, index=self.index, catch_up=self.follower.catch_up)
         self.pipeline = Pipeline(parts)
 
@@ -128,10 +142,8 @@ async def test_own_calls_are_not_learnt_twice(other: Other) -> None:
     other.world.pipeline = other.pipeline
     await other.world.call(chat(), run=None)
     links = other.index.links
-    learnt: list[object] = []
-    other.index.restore = learnt.append  # type: ignore[method-assign,assignment] - to see that it isn't called
     await other.follower.catch_up()
-    assert (0, links) == (len(learnt), other.index.links)
+    assert (0, links) == (other.index.learnt, other.index.links)
 
 
 async def test_a_long_backlog_is_read_to_its_end(other: Other, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,3 +165,28 @@ async def test_looks_at_the_same_time_share_their_reads(other: Other) -> None:
     await asyncio.sleep(0)
     await asyncio.gather(first, *(other.follower.look() for _ in range(50)))
     assert 3 == other.reading.reads
+
+
+async def test_a_look_learns_where_calls_name_no_run(other: Other) -> None:
+    """After a call without an id the ticks learn what is new; before, what others answered only waits, bounded."""
+    await other.world.call(chat(), run="r1")
+    await other.follower.tick()
+    assert 0 == len(other.index)
+    await other.follower.catch_up()
+    await other.world.call(chat(), run="r2")
+    await other.follower.tick()
+    assert 2 == len(other.index)
+
+
+async def test_an_outage_is_said_once(other: Other) -> None:
+    """A ledger that can't be read fails the first tick of the outage, and every call that must be identified."""
+    other.reading.fails = StoreFailed("gone")
+    for _ in range(2):
+        with pytest.raises(StoreFailed):
+            await other.follower.tick()
+        await other.follower.tick()
+        with pytest.raises(StoreFailed):
+            await other.follower.catch_up()
+        other.reading.fails = None
+        await other.follower.tick()
+        other.reading.fails = StoreFailed("gone again")
