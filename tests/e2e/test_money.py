@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,62 +16,15 @@ import pytest
 
 from gateway.demo.provider import ScriptedProvider
 from gateway.demo.script import Script
-from tests.play import Answer, Gateway, fetch, nusd
-
-MODEL = "gpt-4o-mini"
-CLAUDE = "claude-sonnet-4-5"
-BOUNDS = {"presumed", "estimate"}
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[ScriptedProvider]:
-    """A provider that bills exactly."""
-    started = ScriptedProvider()
-    await started.start()
-    yield started
-    await started.stop()
+from tests.e2e.spending import BOUNDS, MODEL, call, chat, messages, scripted, settled
+from tests.play import Gateway, nusd
 
 
 @pytest.fixture
 def gateway(tmp_path: Path, provider: ScriptedProvider) -> Iterator[Gateway]:
     """A gateway in front of it; every run may spend $10."""
-    started = Gateway(tmp_path, f'[providers.scripted]\npreset = "scripted"\nbase_url = "{provider.origin}"\n')
-    started.start()
-    yield started
-    started.stop()
-
-
-def chat(stream: bool = False, words: int = 50, **more: Any) -> dict[str, Any]:
-    """A small chat request."""
-    return {"model": MODEL, "messages": [{"role": "user", "content": "hello " * words}], "stream": stream, **more}
-
-
-def messages(stream: bool = True, **more: Any) -> dict[str, Any]:
-    """A small Anthropic request."""
-    return {"model": CLAUDE, "messages": [{"role": "user", "content": "hello"}], "stream": stream, **more}
-
-
-async def call(
-    gateway: Gateway, run: str, body: Any, *, path: str = "/v1/chat/completions", leave: int | None = None, **heads: Any
-) -> Answer:
-    """One call of a run; its payer at the provider is the run itself. Underscores in header names are hyphens."""
-    headers = {"x-meterbox-run-id": run, "authorization": f"Bearer {run}"}
-    headers |= {name.replace("_", "-"): str(value) for name, value in heads.items()}
-    return await fetch(gateway.port, f"/scripted{path}", body, headers, leave)
-
-
-async def settled(gateway: Gateway, provider: ScriptedProvider, run: str) -> tuple[dict[str, Any], int]:
-    """The run once nothing is held, and the provider's bill for it; checks that the difference is explained."""
-    await asyncio.wait_for(provider.quiet(), 20)
-    told = await asyncio.to_thread(gateway.quiet, run)
-    bill, ledger = provider.bill_nusd(run), nusd(told["spent_usd"])
-    calls = await asyncio.to_thread(gateway.items, f"/api/runs/{run}/calls")
-    assert 0 == nusd(told["held_usd"])
-    assert bill <= ledger
-    assert ledger == sum(nusd(one["cost_usd"]) for one in calls)
-    if not any(one["cost_source"] in BOUNDS for one in calls):
-        assert bill == ledger
-    return told, bill
+    with Gateway(tmp_path, scripted(provider)) as started:
+        yield started
 
 
 async def test_twenty_parallel_calls_on_two_cents(gateway: Gateway, provider: ScriptedProvider) -> None:
