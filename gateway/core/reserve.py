@@ -25,6 +25,9 @@ from gateway.core.types import Balance, Call, Charge, Denied, Inbound, Order, Pe
 GRACE_S = 60.0
 # Below this share of the grant the input's bound is not worth a trip to the tokenizer.
 INPUT_SHARE = 10
+# Of a budget that ends with a last call: below one part in so many its size is not worth that trip either. Such a call
+# comes once less is left than 2.25 times its floor (core/ledger/limits.py), so that at most 5 % is lost to the bytes.
+LAST_SHARE = 45
 # Looks for a run and its ancestors: as deep as runs may be nested, and one more that is refused.
 MOST_LOOKS = 18
 # Orders of one call: the first, two more where the ledger knew more of its run, one for the model to degrade to.
@@ -85,8 +88,9 @@ async def _reserve(p: Parts, step: Step, ask: Ask, charges: Sequence[Charge]) ->
     step.learns = any(charge.expected for charge in charges)
     refinable = _refinable(step.call)
     asked = _order(p, step, ask, charges, 0.0 if refinable else p.wait_s)
-    if refinable and tight_account(asked) is not None and p.tokenizer.ready(tokens.encoding_of(step.call.model)):
-        await _refine(p, step)  # so that more of a burst fit at once
+    near = refinable and (tight_account(asked) is not None or _may_be_last(asked))
+    if near and p.tokenizer.ready(tokens.encoding_of(step.call.model)):
+        await _refine(p, step)  # so that more of a burst fit at once, and a last call comes no sooner than it must
         refinable, asked = False, _order(p, step, ask, charges, p.wait_s)
     step.open.on_stop(lambda: p.store.forget(asked.id))
     got = await _ask(p, step, asked)
@@ -94,6 +98,14 @@ async def _reserve(p: Parts, step: Step, ask: Ask, charges: Sequence[Charge]) ->
         await _refine(p, step)
         got = await _ask(p, step, _order(p, step, ask, charges, p.wait_s))
     return got
+
+
+def _may_be_last(asked: Order) -> bool:
+    """Would a coarse bound make this the last call much too early? What is kept for one more is as coarse."""
+    return any(
+        charge.last and charge.limit is not None and charge.least * LAST_SHARE > charge.limit
+        for charge in asked.charges
+    )
 
 
 async def _ask(p: Parts, step: Step, asked: Order) -> Reservation | Denied:

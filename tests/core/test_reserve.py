@@ -376,3 +376,16 @@ async def test_a_last_call_is_never_let_grow():
         world.parts.learned.note("r", "gpt-4o-mini", 50, 400, 0)
     assert None is await held(world, step, charge(expected=True))
     assert (None, None) == (step.paid, hold.top_up(world.parts, step)) and step.limit is not None and step.limit >= 50
+
+
+async def test_a_last_call_comes_no_sooner_than_the_finer_bound_says():
+    """Where the bytes would make it the last one already, it is counted before it is ordered."""
+    world, orders = watched()
+    step = made(world, chat(words=400))
+    limit = step.offer.least * 2
+    await held(world, step, charge(limit, last=True))
+    assert (1, "", False) == (len(orders.orders), step.last, hold.edits(step, False).last)
+    assert orders.orders[0].charges[0].least < limit // 4 and 30.0 == orders.orders[0].wait_s
+    world.tokenizer.asked.clear()
+    await held(world, made(world, chat(words=3)), charge(LIMIT, last=True))
+    assert [] == world.tokenizer.asked, "far from it, nothing is counted"
