@@ -132,7 +132,10 @@ class Pipeline:
         await step.outlet.whole(stream.status, heads, body)
 
     async def _fail(self, step: Step, refusal: Refusal, ending: Ending) -> None:
-        """Nothing came back: what was held ends, and the caller reads why."""
-        if not step.settled:
+        """Nothing came back: what was held ends, and the caller reads why; at once where the ledger is in trouble."""
+        late = refusal.code == order.UNAVAILABLE
+        if not step.settled and not late:
             await hold.settle(self._p, step, ending, Reply())
         await step.outlet.whole(*stamps.spoken(step, refusal))
+        if not step.settled:
+            await hold.settle(self._p, step, ending, Reply())

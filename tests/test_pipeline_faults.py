@@ -132,6 +132,17 @@ async def test_a_store_that_fails_before_the_send_lets_nothing_through(method: s
     assert [] == world.upstream.sent and world.sound()
 
 
+async def test_nobody_waits_for_a_ledger_that_is_in_trouble() -> None:
+    """The refusal goes out before it is written down; it is listed once the ledger can be written again."""
+    world = World()
+    world.faulty.fails["reserve"] = StoreFailed("disk full")
+    outlet = RecordingOutlet()
+    said: list[int | None] = []
+    world.faulty.before["settle"] = lambda: said.append(outlet.status)
+    await world.call(outlet=outlet)
+    assert ([503], "store_unavailable") == (said, world.last.reason) and world.sound()
+
+
 @pytest.mark.parametrize("method", ["run", "reserve"])
 async def test_a_store_that_fails_oddly_before_the_send_lets_nothing_through(method: str) -> None:
     """A defect before the send: 500, nothing sent, nothing held."""

@@ -14,6 +14,7 @@ from gateway.core.refusal import rfc3339, usd
 from gateway.core.types import Balance, Denied, Refusal
 
 DON_T = "Don't retry: it will be refused again"
+UNAVAILABLE = "store_unavailable"
 # What to do instead, where it isn't simply to finish.
 INSTEAD = {
     "tool_calls": "Answer from the results that you have, without another tool",
@@ -116,7 +117,7 @@ def unavailable(why: str, run_id: str | None) -> Refusal:
     """The ledger can't be written: nothing is served unmetered (ledger.md section 6)."""
     return Refusal(
         503,
-        "store_unavailable",
+        UNAVAILABLE,
         f"The gateway's ledger can't be written ({why}), so no call is let through. Retry in a moment.",
         run_id=run_id,
         retryable=True,
