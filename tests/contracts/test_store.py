@@ -133,6 +133,15 @@ async def test_the_same_order_twice_is_one_grant(store: AnyStore) -> None:
         await store.reserve(order("c1", charge("run/R/nusd", 5)))
 
 
+async def test_a_repeat_is_known_also_where_the_store_added_limits_of_its_own(store: AnyStore) -> None:
+    """What /limits capped on the run stands among the charges that were held; the order that is repeated lacks it."""
+    await store.set_limit("run/R/calls", 5)
+    both = (charge("run/R/nusd", 100), charge("run/P/nusd", 100))
+    first = await granted(store, "c1", *both, sizes={"calls": (1, 1)})
+    assert first == await granted(store, "c1", *both, sizes={"calls": (1, 1)})
+    assert [(0, 100), (0, 1)] == [balance(store, "run/R/nusd"), balance(store, "run/R/calls")]
+
+
 async def test_a_charge_without_sense_is_refused_alone(store: AnyStore) -> None:
     """A negative or inverted charge raises StoreFailed and changes nothing; its neighbours go on."""
     answers = await asyncio.gather(

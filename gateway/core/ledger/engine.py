@@ -64,19 +64,18 @@ def _place(book: Book, now: float, order: Order) -> Reservation | Denied | Liter
 
 
 def _repeat(book: Book, hold: Hold, order: Order) -> Reservation:
-    if hold.asked[: len(order.charges)] != _asked(order) or not _same_accounts(hold, order):
+    if not all(_was_granted(hold, charge) for charge in order.charges):
         raise StoreFailed(f"order {order.id} was granted before with other charges")
     return _reservation(book, hold)
 
 
-def _same_accounts(hold: Hold, order: Order) -> bool:
-    """Are the charges among those that were granted? The store may have added limits of its own, and windows."""
-    have = [account for account, _ in hold.accounts]
-    return all(
-        charge.account in have
-        if charge.window is None
-        else any(account.startswith(f"{charge.account}/") for account in have)
-        for charge in order.charges
+def _was_granted(hold: Hold, charge: Charge) -> bool:
+    """Is this charge among those that were granted? The store may have added limits of its own, and windows."""
+    asked = min(charge.want, AMOUNT_MOST)
+    return any(
+        asked == wanted
+        and (name == charge.account if charge.window is None else name.startswith(f"{charge.account}/"))
+        for (name, _), wanted in zip(hold.accounts, hold.asked, strict=True)
     )
 
 
