@@ -283,7 +283,7 @@ VALUES = st.one_of(
 )
 
 
-@examples(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(written=st.dictionaries(st.sampled_from(sorted(BudgetTable.model_fields)), VALUES))
 def test_whatever_is_written_is_read_or_refused_with_its_place(tmp_path, written):
     """No value makes the start fail in any other way, and no error is without file and line."""
