@@ -1,4 +1,4 @@
-"""How the ledger is asked: by readers, over SQL rows or a book in memory; and by a book, for rows it has not in mind.
+"""How the ledger is asked by its readers: over SQL rows, or over a book in memory.
 
 Invariant: reads only, and only what is committed; `amend` and `correct` entries are laid over the calls they concern.
 What never enters: a connection (a `query` function comes in), HTTP, formatting of amounts.
@@ -14,7 +14,7 @@ import msgspec
 from gateway.core.ledger.book import HELD, Account, Book, Hold
 from gateway.core.ledger.schema import account_from, entry_from, hold_from, run_from
 from gateway.core.ports import OpenCall, RunFilter, Standing
-from gateway.core.types import Balance, Entry, Exchange, Finding, Order, Run
+from gateway.core.types import Balance, Entry, Exchange, Finding, Run
 
 Query = Callable[[str, Sequence[Any]], list[Any]]
 
@@ -22,7 +22,7 @@ _decode = msgspec.msgpack.Decoder().decode
 _exchange = msgspec.msgpack.Decoder(Exchange).decode
 _finding = msgspec.msgpack.Decoder(Finding).decode
 _encode_json = msgspec.json.Encoder().encode
-_MANY_HOLDS: Final = "SELECT data FROM reservation WHERE id IN (SELECT value FROM json_each(CAST(? AS TEXT)))"
+_STANDINGS: Final = "SELECT * FROM account WHERE name IN (SELECT value FROM json_each(CAST(? AS TEXT)))"
 _MANY_ACCOUNTS: Final = "SELECT * FROM account WHERE name IN (SELECT value FROM json_each(CAST(? AS TEXT)))"
 _OPEN_CALLS: Final = (  # reservation_open begins with the run
     "SELECT data FROM reservation WHERE state = 'held' AND run IN (SELECT value FROM json_each(CAST(? AS TEXT)))"
@@ -48,71 +48,6 @@ def laid_over(call: bytes, amends: Sequence[bytes]) -> Exchange:
     for amend in amends:
         whole.update(_decode(amend))
     return msgspec.convert(whole, Exchange)
-
-
-class SqlShelf:
-    """Rows from the file, for a book that has them not in mind."""
-
-    def __init__(self, query: Query) -> None:
-        self._query = query
-
-    def prefetch(self, book: Book, orders: Sequence[Order]) -> None:
-        """Reads at once what these orders will ask for one by one, and remembers what isn't there."""
-        ids = [order.id for order in orders if order.id not in book.holds]
-        for (data,) in self._query(_MANY_HOLDS, (_encode_json(ids),)) if ids else ():
-            hold = hold_from(data)
-            book.holds[hold.id] = hold
-        book.absent = set(ids).difference(book.holds)
-        names = {charge.account for order in orders for charge in order.charges}.union(
-            *[order.gates for order in orders]
-        )
-        wanted = [name for name in names if name not in book.accounts]
-        for row in self._query(_MANY_ACCOUNTS, (_encode_json(wanted),)) if wanted else ():
-            book.accounts[row[0]] = account_from(row)
-        for name in wanted:
-            book.accounts.setdefault(name, Account(name))
-
-    def account(self, name: str, /) -> Account | None:
-        rows = self._query("SELECT * FROM account WHERE name = ?", (name,))
-        return account_from(rows[0]) if rows else None
-
-    def hold(self, hold_id: str, /) -> Hold | None:
-        rows = self._query("SELECT data FROM reservation WHERE id = ?", (hold_id,))
-        return hold_from(rows[0][0]) if rows else None
-
-    def run(self, key: str, /) -> Run | None:
-        rows = self._query("SELECT data FROM run WHERE key = ?", (key,))
-        return run_from(rows[0][0]) if rows else None
-
-    def due(self, now: float, limit: int) -> list[str]:
-        return self._names(
-            "SELECT id FROM reservation WHERE state = 'held' AND (deadline_at < ? OR instance NOT IN"
-            " (SELECT id FROM instance WHERE lease_until >= ?)) ORDER BY id LIMIT ?", (now, now, limit),
-        )  # fmt: skip
-
-    def held_by(self, instance: str, limit: int) -> list[str]:
-        return self._names(
-            "SELECT id FROM reservation WHERE state = 'held' AND instance = ? ORDER BY id LIMIT ?", (instance, limit)
-        )
-
-    def idle(self, before: float, limit: int) -> list[str]:
-        return self._names(
-            "SELECT key FROM run r WHERE state = 'active' AND last_at < ?"
-            " AND NOT EXISTS (SELECT 1 FROM run c WHERE c.parent = r.key AND c.state = 'active')"
-            " AND NOT EXISTS (SELECT 1 FROM reservation h WHERE h.state = 'held' AND h.run = r.key)"
-            " ORDER BY key LIMIT ?",
-            (before, limit),
-        )
-
-    def presumed(self, response_id: str, tenant: str) -> str | None:
-        found = self._names(
-            "SELECT id FROM reservation WHERE state = 'presumed' AND response_id = ? AND tenant = ? LIMIT 1",
-            (response_id, tenant),
-        )
-        return found[0] if found else None
-
-    def _names(self, sql: str, values: tuple[Any, ...]) -> list[str]:
-        return [row[0] for row in self._query(sql, values)]
 
 
 class SqlReading:
@@ -203,7 +138,7 @@ class SqlReading:
 
     def standings(self, names: Sequence[str]) -> dict[str, Standing]:
         """See `ports.Reading`."""
-        accounts = map(account_from, self._query(_MANY_ACCOUNTS, (_encode_json(names),)))
+        accounts = map(account_from, self._query(_STANDINGS, (_encode_json(names),)))
         return {account.name: _standing(account) for account in accounts if _counts(account)}
 
     def open_calls(self, runs: Sequence[str], limit: int = 100) -> list[OpenCall]:

@@ -71,6 +71,10 @@ class SharedLine(Line):
         self.start_over = True
         return super().clear()
 
+    def orders(self) -> list[Order]:
+        """Those that wait here."""
+        return [parked.order for parked in self.parked.values()]
+
     def take_untold(self) -> tuple[list[int], list[tuple[int, str, bool]]]:
         """Tickets whose rows must go, and rows (ticket, account, does it block) to be written over the old ones."""
         gone = [ticket for ticket, parked in self._untold.items() if parked is None]

@@ -16,7 +16,8 @@ from gateway.core.errors import ConfigError
 from gateway.stores.sqlite.file import connect
 from gateway.stores.sqlite.lock import FairLock
 
-CHECKPOINT_EVERY: Final = 100  # transactions
+# Transactions, or rows written, between two checkpoints: each waits for the disk twice while nobody else may write.
+CHECKPOINT_EVERY, CHECKPOINT_ROWS = 1_000, 20_000
 BEAT_S: Final = 1.0
 _NEVER: Final = -1
 
@@ -36,6 +37,7 @@ class Pen:
         self._full = full
         self._beat_at = float("-inf")
         self._version = _NEVER
+        self._rows = 0  # written until the last checkpoint
         try:
             self._prepare(path)
         except BaseException:
@@ -56,7 +58,8 @@ class Pen:
             with self.locked():
                 yield
             self.batches += 1
-            if self.batches % CHECKPOINT_EVERY == 0:
+            rows = self.connection.total_changes - self._rows
+            if self.batches % CHECKPOINT_EVERY == 0 or rows >= CHECKPOINT_ROWS:
                 self.checkpoint()
 
     @contextmanager
@@ -96,6 +99,7 @@ class Pen:
 
     def checkpoint(self) -> None:
         """Moves the log into the file; the caller holds the lock."""
+        self._rows = self.connection.total_changes
         self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def close(self) -> None:

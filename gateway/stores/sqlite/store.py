@@ -28,8 +28,9 @@ from gateway.core.ledger.audit import audit, book_of_tables
 from gateway.core.ledger.book import Book
 from gateway.core.ledger.company import Company, tight_account
 from gateway.core.ledger.desk import Desk, Op, Patience, Window, tell
-from gateway.core.ledger.reading import SqlReading, SqlShelf
+from gateway.core.ledger.reading import SqlReading
 from gateway.core.ledger.shared import SharedLine, look_again
+from gateway.core.ledger.shelf import SqlShelf
 from gateway.core.types import Denied, Order, Reservation
 from gateway.stores.sqlite.file import connect, refuse_bad_file, refuse_bad_ground
 from gateway.stores.sqlite.instances import Instances
@@ -298,9 +299,9 @@ class SqliteStore(Desk):
             now = self._tick()
             if abs(now - self._renewed_at) >= RENEW_S:
                 self._renew(now)
-            if orders := [op.args[0] for op in ops if op.act is engine.reserve]:
-                self._shelf.prefetch(self._window.book, orders)
-            if self._pen.news and self._line.parked:
+            looks = self._pen.news and bool(self._line.parked)
+            self._shelf.prefetch(self._window.book, ops, self._line.orders() if looks else ())
+            if looks:
                 look_again(self._window.book, now)
             self._window.carry_out(ops, now, done)
             self._write()

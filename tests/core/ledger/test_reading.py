@@ -1,16 +1,13 @@
-"""What is laid over a call, and what a book reads ahead (tests/contracts/test_store.py reads through both stores)."""
+"""What is laid over a call (tests/contracts/test_store.py reads through both stores)."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
 from gateway.core.ledger import engine, settle
-from gateway.core.ledger.book import Account, Book
-from gateway.core.ledger.reading import SqlShelf, laid_over
-from tests.ledgers import charge, exchange, order
+from gateway.core.ledger.book import Book
+from gateway.core.ledger.reading import laid_over
+from tests.ledgers import exchange, order
 
 encode = msgspec.msgpack.encode
 
@@ -23,27 +20,6 @@ def test_later_words_win() -> None:
     found = laid_over(call, [first, second])
     assert (80, "price_list", "m") == (found.cost_nusd, found.cost_source, found.request_model)
     assert exchange("c1", 700, "presumed") == laid_over(call, ())
-
-
-def test_a_batch_reads_ahead_in_two_questions() -> None:
-    """Known rows aren't asked for, unknown ones are remembered as such."""
-    asked: list[tuple[str, Sequence[Any]]] = []
-
-    def query(sql: str, values: Sequence[Any]) -> list[Any]:
-        asked.append((sql, values))
-        return [("run/P/nusd", 5, 0, 0, 0, 0, None, None, None)] if "account" in sql else []
-
-    shelf = SqlShelf(query)
-    book = Book("i", shelf)
-    book.accounts["run/R/nusd"] = Account("run/R/nusd", spent=1)
-    orders = [order(f"c{n}", charge("run/R/nusd"), charge("run/P/nusd"), gates=("global",)) for n in range(50)]
-    shelf.prefetch(book, orders)
-    assert 2 == len(asked)
-    assert 5 == book.account("run/P/nusd").spent
-    assert None is book.hold("c7/1")
-    assert Account("global") == book.account("global")
-    shelf.prefetch(book, [])
-    assert 2 == len(asked)
 
 
 def test_a_correction_does_not_replace_the_reason_of_its_call() -> None:

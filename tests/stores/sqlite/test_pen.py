@@ -75,8 +75,12 @@ def test_the_log_is_moved_into_the_file_now_and_then(
     for number in range(12):
         write(pen, number)
     assert [False, False] == free
+    monkeypatch.setattr(module, "CHECKPOINT_ROWS", 2)
+    for number in range(4):
+        write(pen, number)
+    assert [False] * 4 == free
     pen.close()
-    assert [False, False, False] == free
+    assert [False] * 5 == free
 
 
 def test_a_heartbeat_comes_once_a_second(tmp_path: Path, lock: FairLock) -> None:
