@@ -34,6 +34,8 @@ class Told(Protocol):
     @property
     def refused(self) -> Sequence[Item]: ...
     @property
+    def used_up(self) -> Sequence[Item]: ...
+    @property
     def lasted_s(self) -> float: ...
     @property
     def now(self) -> float: ...
@@ -47,7 +49,8 @@ def once_more(facts: Told) -> Iterator[str]:
     run, lasted = facts.run, facts.lasted_s
     spent = Decimal(run["spent_usd"])
     if lasted >= 1 and spent:
-        yield f"A run like this spends {money((spent * 60 / Decimal(lasted)).quantize(Decimal('0.000001')))} a minute."
+        pace = spent * 60 / Decimal(lasted)
+        yield f"A run like this spends {money(pace.quantize(Decimal('0.01' if pace >= 1 else '0.0001')))} a minute."
     binding = [item for item in facts.budgets if item["mode"] != "shadow"]
     if not any(item["unit"] == "usd" for item in binding) and run["limits"].get("usd") is None:
         yield 'Yes: no budget limits its dollars. [[budgets]] with scope = "run" and usd = "..." would.'
@@ -88,10 +91,10 @@ def _window(facts: Told, item: Item) -> str:
     left = Decimal(item["limit"]) - Decimal(item["spent"])
     left_said = amount(unit, max(left, Decimal(0)) if unit == "usd" else max(0, int(left)))
     dry = ahead(item["exhausted_at"], facts.now)
-    pace = {"-": "not before it ends, at its pace", "now": "used up"}.get(dry, f"used up {dry} at its pace")
+    words = {"-": "at its pace that lasts until then", "now": "calls are refused until then"}
     return (
         f"Budget {harmless(item['name'], 60)} on {harmless(item['account'], 140)} has {left_said} left for this "
-        f"{item['per']} (until {moment(item['resets_at'])}): {pace}."
+        f"{item['per']}, until {moment(item['resets_at'])}: {words.get(dry, f'at its pace it is used up {dry}')}."
     )
 
 
@@ -106,15 +109,15 @@ def now_what(facts: Told) -> Iterator[str]:
     lines: list[tuple[str, str]] = []
     if state == "killed" or (state == "paused" and not _lowered(run)):
         lines.append((f"meterbox resume {name}", "lets it go on"))
-    unit = _stopped_by(facts)
+    unit = stopped_by(facts)
     if unit is not None:
         lines.append(
-            (f"meterbox budget {name} --{_FLAGS[unit]} {_twice(facts, unit)}", "raises its limit; it may go on")
+            (f"meterbox budget {name} --{_FLAGS[unit]} {_twice(facts, unit)}", "raises its limit, so that it can go on")
         )
     if state in ("active", "waiting") or facts.held:
         lines.append((f"meterbox kill {name}", "stops it and its children, ends open streams"))
-    if state in ("active", "waiting") and unit is None:
-        lines.append((f"meterbox budget {name} --usd {_half_more(run)}", "limits what it may still spend"))
+    if state in ("active", "waiting") and unit is None and (limit := _half_more(run)) is not None:
+        lines.append((f"meterbox budget {name} --usd {limit}", "limits what it may still spend"))
     for call in [call for call in facts.calls if call["cost_source"] == "presumed"][:1]:
         voids = f"meterbox ledger correct {_word(call['call_id'])} --void --reason unbilled"
         lines.append((voids, "if the provider did not bill this unclear call"))
@@ -125,9 +128,11 @@ def now_what(facts: Told) -> Iterator[str]:
         yield f"{line.ljust(width)}   {what}" if width <= 60 else f"{line}\n    {what}"
 
 
-def _stopped_by(facts: Told) -> str | None:
-    """The unit whose limit stands in the way of the next call, as far as its last refusal tells."""
+def stopped_by(facts: Told) -> str | None:
+    """The unit whose limit stands in the way of the next call, as far as is known: used up, or its last refusal."""
     run = facts.run
+    for item in facts.used_up:
+        return str(item["unit"])
     if run["state"] == "paused" and _lowered(run):
         unit = str(run["reason"]).rpartition(": ")[2]
         return {"nusd": "usd"}.get(unit, unit) if unit in (*_FLAGS, "nusd") else "usd"
@@ -154,8 +159,11 @@ def _twice(facts: Told, unit: str) -> str:
     return f"{max(wanted, Decimal('0.01')).quantize(Decimal('0.01')):f}" if unit == "usd" else str(max(1, int(wanted)))
 
 
-def _half_more(run: Item) -> str:
-    return f"{(Decimal(run['spent_usd']) * 3 / 2).quantize(Decimal('0.01')) + Decimal('0.01'):f}"
+def _half_more(run: Item) -> str | None:
+    """A limit that lets it spend half as much again; None where that limits nothing."""
+    wanted = (Decimal(run["spent_usd"]) * 3 / 2).quantize(Decimal("0.01")) + Decimal("0.01")
+    limit = run["limits"].get("usd")
+    return f"{wanted:f}" if Decimal(run["spent_usd"]) and (limit is None or wanted < Decimal(limit)) else None
 
 
 def _word(text: Any) -> str:

@@ -14,7 +14,7 @@ import click
 
 from gateway.cli.control import Control, segment
 from gateway.cli.options import Verb, settings_of, show_json, with_config, with_json
-from gateway.cli.words import ahead, amount, count, harmless, table
+from gateway.cli.words import ahead, amount, count, figure, harmless, table
 
 UNITS: Final = ("usd", "calls", "tool_calls", "tokens", "seconds")
 MOST_RUNS: Final = 10  # shown of the runs: the live ones that spent the most
@@ -88,9 +88,8 @@ def _of_run(run: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> list[
         spent, held = _used(run, unit, counted.get(unit))
         if unit != "usd" and limit is None:
             continue
-        more = f" and {amount(unit, held)} held" if held not in (0, "0") else ""
-        of = f"of {amount(unit, limit)}" if limit is not None else "without a limit"
-        lines.append(f"  {amount(unit, spent)} spent{more} {of}")
+        of = f"limit {amount(unit, limit)}" if limit is not None else "no limit"
+        lines.append(f"  {figure(unit, spent)} spent, {figure(unit, held)} held, {of}")
     return lines
 
 
@@ -171,14 +170,15 @@ def _table(found: Sequence[dict[str, Any]], now: float) -> str:
         [
             item["name"] + (" (shadow)" if item["mode"] == "shadow" else ""),
             _whom(item),
-            *(amount(item["unit"], item[name]) for name in ("limit", "spent", "held")),
-            ahead(item["exhausted_at"], now),
-            ahead(item["resets_at"], now),
+            amount(item["unit"], item["limit"]),
+            *(figure(item["unit"], item[name]) for name in ("spent", "held")),
+            ahead(item["exhausted_at"], now).removeprefix("in ").replace("now", "used up"),
+            ahead(item["resets_at"], now).removeprefix("in "),
         ]
         for item in found
     ]
-    heads = ["BUDGET", "OF", "LIMIT", "SPENT", "HELD", "USED UP", "STARTS ANEW"]
-    return table(heads, rows, right=heads[2:5])
+    heads = ["BUDGET", "OF", "LIMIT", "SPENT", "HELD", "LASTS", "ANEW IN"]
+    return table(heads, rows, right=heads[2:])
 
 
 def _whom(item: Mapping[str, Any]) -> str:

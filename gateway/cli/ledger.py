@@ -96,6 +96,24 @@ def _told(facts: dict[str, Any]) -> list[str]:
     return lines
 
 
+# --------------------------------------------------------------------------- backup
+
+
+@command.command("backup")
+@with_config
+@click.argument("target", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+def backup(config: Path | None, target: Path) -> None:
+    """Copy the ledger as it is at one instant into FILE, which must not be there yet."""
+    from gateway.stores.sqlite.backup import back_up
+
+    ledger = ledger_of(settings_of(config))
+    back_up(ledger, target)
+    click.echo(
+        f"{target}: {target.stat().st_size:,} bytes. To restore it: stop all gateways, put it in place of {ledger}, and "
+        "take away the files beside that end in -wal and -shm"
+    )
+
+
 # --------------------------------------------------------------------------- correct
 
 

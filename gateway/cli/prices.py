@@ -181,7 +181,11 @@ def _summary(facts: dict[str, Any]) -> list[str]:
             f"NOT booked: {money(one['usd'])} of {harmless(one['model'], 60)} on {one['day']}: no call can take it"
             for one in facts["not_booked"]
         ]
-    state = f"{count(facts['differences'], 'line')} above differ" if facts["differences"] else "they agree"
+    state = "they agree"
+    if facts["differences"]:
+        state = f"{count(facts['differences'], 'line above differs', 'lines above differ')}"
+        if facts["agrees"]:
+            state = f"the money agrees; tokens, which can't be booked, differ in {count(facts['differences'], 'line')}"
     lines.append(
         f"{state}; rounding of at most {money(facts['tolerance_usd'])} a line (half of the report's last digit, a "
         "nano-dollar a call) is no difference"

@@ -13,7 +13,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-from gateway.cli.advice import now_what, once_more
+from gateway.cli.advice import now_what, once_more, stopped_by
 from gateway.cli.words import amount, count, harmless, instant, moment, money, number, span, table
 
 Item = Mapping[str, Any]
@@ -49,9 +49,17 @@ class Facts:
         return [call for call in self.calls if call["cost_source"] == "refused" and call["status"] is None]
 
     @property
+    def used_up(self) -> list[Item]:
+        """Budgets that will refuse the next call of a run that could go on otherwise."""
+        if self.run["state"] not in ("active", "waiting", "paused"):
+            return []
+        binding = (item for item in self.budgets if item["mode"] != "shadow")
+        return [item for item in binding if Decimal(item["spent"]) >= Decimal(item["limit"])]
+
+    @property
     def lasted_s(self) -> float:
         """From its first to its latest call."""
-        return max(0.0, instant(self.run["ended_at"] or self.run["last_at"]) - instant(self.run["started_at"]))
+        return max(0.0, instant(self.run["last_at"]) - instant(self.run["started_at"]))
 
 
 def tell(facts: Facts) -> str:
@@ -84,6 +92,8 @@ def _happened(facts: Facts) -> Iterator[str]:
         f"{moment(run['started_at'])}; {number(len(facts.refused))} refused by the gateway, "
         f"{number(run['errors'])} failed at the provider."
     )
+    if facts.held:
+        yield f"{count(len(facts.held), 'more call is', 'more calls are')} under way."
     used = Counter(tool["name"] for tool in facts.tools)
     if used:
         odd = sum(1 for tool in facts.tools if tool["repeated"])
@@ -230,10 +240,13 @@ def _stopped(facts: Facts) -> Iterator[str]:
         "abandoned": "No call came any more",
     }
     states = {"paused": "It is paused: calls are refused", "waiting": "It has not: a call waits for a person"}
-    yield ends.get(run["outcome"] or "", states.get(run["state"], "It has not stopped")) + reason + "."
+    yield ends.get(run["outcome"] or "", states.get(run["state"], "It has not ended")) + reason + "."
     codes = Counter(str(call["reason"]) for call in facts.refused)
     for code, times in codes.most_common(TOP):
         yield f"{count(times, 'call was', 'calls were')} refused with {harmless(code, 60)}{_by_which(facts, code)}."
+    for item in facts.used_up:
+        used = f"{amount(item['unit'], item['spent'])} of {amount(item['unit'], item['limit'])}"
+        yield f"It can't go on: budget {harmless(item['name'], 60)} on {harmless(whom(item), 140)} is used up: {used}."
 
 
 def _by_which(facts: Facts, code: str) -> str:
@@ -243,10 +256,13 @@ def _by_which(facts: Facts, code: str) -> str:
     if not found:
         return ""
     tight = max(found, key=lambda item: Decimal(item["spent"]) / (Decimal(item["limit"]) or 1))
-    return (
+    said = (
         f": budget {harmless(tight['name'], 60)} on {harmless(whom(tight), 140)} has "
         f"{amount(unit, tight['spent'])} spent of {amount(unit, tight['limit'])}"
     )
+    if Decimal(tight["spent"]) < Decimal(tight["limit"]) and unit in ("usd", "tokens"):
+        said += ", and the most that the call could use is more than what is left"
+    return said
 
 
 def whom(item: Item) -> str:
@@ -279,6 +295,7 @@ def _running(facts: Facts) -> Iterator[str]:
     if facts.held:
         return
     if run["state"] == "active":
-        yield "No call is under way. The run is open: its next call is served, and without one it ends by itself."
+        then = "its next call will be refused" if stopped_by(facts) else "its next call is served"
+        yield f"No call is under way. The run is open: {then}, and without one it ends by itself."
     elif not going:
         yield "No: nothing is under way, nothing is held."

@@ -71,6 +71,11 @@ def amount(unit: str, value: Any) -> str:
     return f"{number(value)} {word[:-1] if value == 1 and word.endswith('s') else word}"
 
 
+def figure(unit: str, value: Any) -> str:
+    """An amount beside one that names the unit: $1.00, 40, 3 min 20 s."""
+    return number(value) if unit in _UNIT_WORDS else amount(unit, value)
+
+
 def count(many: int, one: str, more: str = "") -> str:
     """`1 call`, `2 calls`; the plural is said where it isn't the word and an s."""
     return f"{number(many)} {one if many == 1 else more or one + 's'}"

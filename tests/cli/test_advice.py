@@ -38,16 +38,16 @@ def test_each_budget_says_when_it_stops_the_next_one() -> None:
     assert "A run like this spends $0.12 a minute." in said
     assert "Budget each-run stops a run at $1.00: at this pace after 8 min 20 s." in said
     assert "Budget time stops every run after 10 min 0 s." in said
-    assert (
-        "Budget daily on agent:research has $6.00 left for this day (until 2026-11-21 00:00:00Z): used up in 30 min 0 s"
-        in said
-    )
+    daily = "Budget daily on agent:research has $6.00 left for this day, until 2026-11-21 00:00:00Z: at its pace it is"
+    assert f"{daily} used up in 30 min 0 s." in said
     assert "Its parent's budget each-run (run/p/nusd) has used $0.75 of $1.00." in said
     assert "1 tool call of 2 repeated an earlier one" in said
     assert "watch" not in said
 
 
-@pytest.mark.parametrize(("at", "words"), [(None, "not before it ends"), ("2026-11-20T10:00:00Z", ": used up.")])
+@pytest.mark.parametrize(
+    ("at", "words"), [(None, "that lasts until then"), ("2026-11-20T10:00:00Z", "calls are refused until then")]
+)
 def test_a_window_that_lasts_or_is_empty_says_so(at: str | None, words: str) -> None:
     """Never a time that lies behind."""
     assert words in again(budgets=[{**DAY, "exhausted_at": at, "spent": "11" if at else "4"}])
@@ -85,6 +85,12 @@ def test_the_commands_fit_the_state(more: dict[str, Any], known: dict[str, Any],
     said = now({**RUN, **more}, **known)
     for words in wanted:
         assert words in said
+
+
+def test_a_limit_that_limits_nothing_is_not_advised() -> None:
+    """Nothing spent yet, or a limit in force that is lower."""
+    for more in ({"spent_usd": "0"}, {"limits": {"usd": "0.05"}}):
+        assert "--usd" not in now({**RUN, "state": "active", **more})
 
 
 def test_a_run_that_ended_is_not_killed_again() -> None:

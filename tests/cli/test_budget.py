@@ -32,9 +32,9 @@ def test_budgets_are_listed(box, meterbox):
     """Each account with its limit, spent and held in words of its unit, how long it lasts and when it starts anew."""
     box.answers |= listed([DAY, ITEM], runs=[RUN])
     lines = meterbox("budget")[1].split("\n")
-    assert ["BUDGET", "OF", "LIMIT", "SPENT", "HELD", "USED", "UP", "STARTS", "ANEW"] == lines[0].split()
+    assert ["BUDGET", "OF", "LIMIT", "SPENT", "HELD", "LASTS", "ANEW", "IN"] == lines[0].split()
     day = lines[1]
-    for words in ("daily (shadow)", "agent:research", "12,000 tokens", " 1 token ", "10 tokens", " now ", " days "):
+    for words in ("daily (shadow)", "agent:research", "12,000 tokens", " 1 ", " 10 ", " used up ", " days "):
         assert words in day
     assert ["per-run", "run", "r-1", "$1.00", "$0.25", "$0.00", "-", "-"] == lines[2].split()
     assert 100 >= max(map(len, lines))
@@ -79,10 +79,10 @@ def test_a_runs_limits_are_shown(box, meterbox):
     out = meterbox("budget", "r-1")[1]
     assert [
         "r-1 is active",
-        "  $0.030000 spent and $0.50 held of $1.00",
-        "  3 calls spent and 1 call held of 40 calls",
+        "  $0.030000 spent, $0.50 held, limit $1.00",
+        "  3 spent, 1 held, limit 40 calls",
     ] == out.split("\n")[:3]
-    assert out.split("\n")[3].endswith("of 1 min 30 s") and "tokens" not in out
+    assert out.split("\n")[3].endswith("limit 1 min 30 s") and "tokens" not in out
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -137,6 +138,24 @@ def test_what_is_no_ledger_is_named(ledger, meterbox, content):
     status, out, err = meterbox("ledger", "audit")
     assert (1, "", True) == (status, out, str(ledger) in err)
     assert (content is not None) == ledger.exists() and (content is None or content == ledger.read_bytes())
+
+
+# --------------------------------------------------------------------------- backup
+
+
+def test_a_backup_is_a_ledger_of_its_own(ledger, meterbox, tmp_path):
+    """Sound and complete; a file that is there is never replaced."""
+    target = tmp_path / "copy.db"
+    status, out, _ = meterbox("ledger", "backup", str(target))
+    assert (0, True) == (status, str(target) in out)
+    assert 700_000_005 == spent(target)
+    assert 2 == meterbox("ledger", "backup", str(target))[0]
+    shutil.move(target, ledger)
+    for file in ledger.parent.glob("ledger.db-*"):
+        file.unlink()
+    assert 0 == meterbox("ledger", "audit")[0]
+    status, _, err = meterbox("ledger", "backup", str(tmp_path / "nowhere" / "x.db"))
+    assert (2, True) == (status, "nowhere" in err)
 
 
 # --------------------------------------------------------------------------- correct

@@ -152,7 +152,7 @@ def test_a_difference_is_told_with_its_sources(ledger, tmp_path, meterbox):
     file = report(tmp_path, billed("1.000000001"), billed("0.000000007", "gpt-4o-mini"))
     status, out, _ = meterbox("prices", "diff", file)
     assert 1 == status
-    for words in ("$-0.300000", "1 call of unknown outcome", ": $0.40", "1 line above differ", "rounding of at most"):
+    for words in ("$-0.300000", "1 call of unknown outcome", ": $0.40", "1 line above differs", "rounding of at most"):
         assert words in out, out
     said = json.loads(meterbox("prices", "--json", "diff", file)[1])
     assert {"price_list": "0.9", "presumed": "0.4"} == said["items"][0]["ledger"]["cost_by_source"]
@@ -270,3 +270,11 @@ def test_a_report_of_another_provider_needs_its_section(ledger, tmp_path, meterb
     said = json.loads(meterbox("prices", "diff", "--provider", "openai", str(tmp_path / "a.csv"), "--json")[1])
     assert ["openai"] == said["sections"]
     assert ["GPT 4o", "gpt-4o-mini"] == [item["model"] for item in said["items"]]
+
+
+def test_tokens_that_differ_stay_said_after_booking(ledger, tmp_path, meterbox):
+    """They can't be booked; the money agrees, so the exit status is 0."""
+    line = f"{DAY}T00:00:00+00:00,gpt-4o-2024-08-06,5,401,40,1.2,usd"
+    status, out, _ = meterbox("prices", "diff", report(tmp_path, line, billed("0.000000007", "gpt-4o-mini")), "--book")
+    assert (0, True) == (status, "the money agrees; tokens, which can't be booked, differ in 1 line" in out)
+    assert "+1" in out and "the provider counts 5 requests, the gateway 4" in out

@@ -88,7 +88,7 @@ def test_where_the_money_went() -> None:
         ("killed", "killed", "too\x07 loud", "Somebody killed it: too\\x07 loud."),
         ("paused", None, "its limit", "It is paused: calls are refused: its limit."),
         ("waiting", None, None, "It has not: a call waits for a person."),
-        ("active", None, None, "It has not stopped."),
+        ("active", None, None, "It has not ended."),
     ],
 )
 def test_why_it_stopped(state: str, outcome: str | None, reason: str | None, words: str) -> None:
@@ -109,8 +109,15 @@ def test_which_budget_refused() -> None:
         "  2 calls were refused with limit_calls: budget per-day on agent:research has 9 calls spent of 10 calls."
         in said
     )
-    assert "  1 call was refused with insufficient_quota: budget each-run on run r-1 has $0.03 spent of $1.00." in said
+    quota = "  1 call was refused with insufficient_quota: budget each-run on run r-1 has $0.03 spent of $1.00"
+    assert any(line.startswith(f"{quota}, and the most that the call could use") for line in said)
     assert "  1 call was refused with loop_blocked." in said
+    assert not any("used up" in line for line in said)
+    said = answers(budgets=[{**BUDGET, "spent": "1"}, shadow])[3:]
+    assert (
+        "It can't go on: budget each-run on run r-1 is used up: $1.00 of $1.00." in said[0] and "watch" not in said[0]
+    )
+    assert "its next call will be refused" in said[1] and "meterbox budget r-1 --usd 2.00" in said[3]
 
 
 def test_what_is_still_running() -> None:
@@ -123,7 +130,8 @@ def test_what_is_still_running() -> None:
     assert "Call c0 of kid to gpt-4o is open since 2026-11-20 10:01:05Z (1 min 0 s) and holds $0.25." in said
     assert "Call c1 to gpt-4o is open" in said and "And 2 more calls that hold $0.50." in said
     assert "1 child is not ended: kid." in said
-    assert "No call is under way. The run is open" in answers()[4]
+    assert "7 more calls are under way." in answers(held=held)[0]
+    assert "No call is under way. The run is open: its next call is served" in answers()[4]
     ended = {**RUN, "state": "ended", "outcome": "completed"}
     assert "  No: nothing is under way, nothing is held." == answers(ended)[4]
     assert "No:" not in answers(ended, children=[kid])[4]
