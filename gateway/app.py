@@ -50,11 +50,13 @@ from gateway.edge.server import DataPlane, Front
 from gateway.edge.supervisor import BACKLOG, url_of
 from gateway.edge.tasks import DRAIN_S, Tasks
 from gateway.edge.tokenizer import HelperTokenizer
-from gateway.edge.watch import LOOK_S, StoreWatch
+from gateway.edge.watch import LOOK_S, AuditWatch, StoreWatch
 from gateway.pipeline import Pipeline
 from gateway.reload import Reload
 from gateway.rules.budget import Budgets
 from gateway.stores.sqlite import SqliteStore
+from gateway.stores.sqlite.inspect import Auditor
+from gateway.stores.sqlite.keep import Keeper
 
 RESTORED_CALLS = 5000  # conversations known again after a restart: the newest calls of the journal
 OWN_CALLS = 20_000  # of several processes, each tells so many of its latest calls from the others'
@@ -197,6 +199,7 @@ async def build(settings: Settings, stack: AsyncExitStack, tether: Tether | None
     tasks = Tasks(log)
     store = await _open_store(settings, clock, stack)
     tasks.every(LOOK_S, StoreWatch(store, log).look, "store-watch")
+    tasks.every(LOOK_S, AuditWatch(_kept(store, stack).take, log).look, "audit-watch")
     several = settings.server.workers > 1
     live = Live(kept=OWN_CALLS if several else 0)
     reading = store.reading()
@@ -251,6 +254,14 @@ async def _open_store(settings: Settings, clock: SystemClock, stack: AsyncExitSt
     await store.open()
     stack.push_async_callback(store.close)
     return store
+
+
+def _kept(store: SqliteStore, stack: AsyncExitStack) -> Auditor:
+    """What the ledger does beside its calls: it forgets what is old, and is audited once an hour."""
+    auditor = Auditor(store.path)
+    store.chores += [Keeper().chore, auditor.chore]
+    stack.callback(auditor.stop)
+    return auditor
 
 
 def _restored(reading: Reading) -> tuple[Index, int]:

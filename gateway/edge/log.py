@@ -25,6 +25,7 @@ MOST_FIELD = 1024
 MOST_FIELDS = 32
 ERRORS = frozenset(
     {
+        "audit_failed",
         "defect",
         "unexpected",
         "task_failed",

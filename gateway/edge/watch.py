@@ -1,4 +1,7 @@
-"""Says in the log that the ledger failed and why, and that it works again: once an outage, not once a call."""
+"""Says in the log how the ledger is: that it failed and why, that it works again, and what its audits found.
+
+Invariant: one line for an outage and one for its end, one line for an audit. What never enters: a repair.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 from gateway.core.ports import Store
 
 LOOK_S = 1.0
+SENTENCES_MOST = 10  # of what an audit found; `meterbox ledger audit` has them all
 
 
 class StoreWatch:
@@ -28,3 +32,22 @@ class StoreWatch:
         else:
             self._log("store_failed", {"why": why, "admission": "closed"})
         self._why = why
+
+
+class AuditWatch:
+    """Call `look` every LOOK_S seconds; take: what the audit that ended since the last look found, None without one."""
+
+    def __init__(self, take: Callable[[], list[str] | None], log: Callable[[str, dict[str, Any]], None]) -> None:
+        self._take = take
+        self._log = log
+
+    async def look(self) -> None:
+        """One look whether an audit has ended."""
+        found = self._take()
+        if found is None:
+            return
+        if not found:
+            self._log("audited", {"findings": 0})
+            return
+        told = {f"finding_{number}": sentence for number, sentence in enumerate(found[:SENTENCES_MOST], 1)}
+        self._log("audit_failed", {"findings": len(found), **told})

@@ -18,13 +18,12 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from gateway.core.errors import MeterboxError, StoreFailed
 from gateway.core.ledger import engine, schema, settle
-from gateway.core.ledger.audit import audit, book_of_tables
 from gateway.core.ledger.book import Book
 from gateway.core.ledger.company import Company, tight_account
 from gateway.core.ledger.desk import Desk, Op, Patience, Window, tell
@@ -33,6 +32,7 @@ from gateway.core.ledger.shared import SharedLine, look_again
 from gateway.core.ledger.shelf import SqlShelf
 from gateway.core.types import Denied, Order, Reservation
 from gateway.stores.sqlite.file import connect, refuse_bad_file, refuse_bad_ground
+from gateway.stores.sqlite.inspect import audit_file
 from gateway.stores.sqlite.instances import Instances
 from gateway.stores.sqlite.lock import FairLock
 from gateway.stores.sqlite.pen import Pen
@@ -146,9 +146,7 @@ class SqliteStore(Desk):
 
     def audit(self) -> list[str]:
         """What is wrong with the balances as they are on disk at one instant; reads all of it, from any thread."""
-        with closing(connect(self.path, "ro")) as connection:
-            connection.execute("BEGIN")
-            return audit(*book_of_tables(self._query_over(connection)))
+        return audit_file(self.path)
 
     def _query_over(self, connection: sqlite3.Connection) -> Callable[[str, Sequence[Any]], list[Any]]:
         def query(sql: str, values: Sequence[Any]) -> list[Any]:
