@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from gateway.core.errors import StoreFailed
 from gateway.core.ledger import control, engine, runs, settle
-from gateway.core.ledger.book import Book
+from gateway.core.ledger.book import Book, whole
+from gateway.core.ledger.legible import legible_facts, legible_order
 from gateway.core.types import (
     Balance,
     Denied,
@@ -126,6 +127,10 @@ class Desk:
         """Carries out one operation; the answer comes when it is written."""
         raise NotImplementedError
 
+    def failed(self) -> str | None:
+        """Why admission is closed; None while the store works."""
+        raise NotImplementedError
+
     def place(self, order: Order) -> Awaitable[Reservation | Denied | engine.Waiting]:
         """Hands an order in; a store may let it stand aside for a moment with others that come (`company`)."""
         return self.ask(engine.reserve, order)
@@ -136,11 +141,11 @@ class Desk:
 
     async def run(self, key: str) -> Run | None:
         """The run of that key as of now (a copy)."""
-        return await self.ask(_copy_of_run, key)
+        return await self.ask(_copy_of_run, whole(key))
 
     async def reserve(self, order: Order) -> Reservation | Denied:
         """All charges in one step or none; waits in line if the order has patience."""
-        answer = await self.place(order)
+        answer = await self.place(legible_order(order))
         assert not isinstance(answer, engine.Waiting)  # the window answers only when the wait has ended
         return answer
 
@@ -152,8 +157,12 @@ class Desk:
         self, order_id: str | None, actual: dict[str, int] | None, exchange: Exchange, findings: Sequence[Finding] = ()
     ) -> Settled:
         """Ends a reservation and writes its call. After `settle_s` the answer's end waits no longer: the operation
-        stays queued, and what it charged isn't known yet (design.md section 1)."""
+        stays queued, and what it charged isn't known yet (design.md section 1). Where nothing was held and the store
+        has failed, nobody waits for it at all."""
+        exchange.run = whole(exchange.run)
         reply = self.ask(settle.settle, order_id, actual, exchange, findings, kept=True)
+        if order_id is None and self.failed() is not None:
+            tell([(reply, Settled(None))])
         return await self.within(reply, self.settle_s, Settled(None))
 
     async def void(self, order_id: str) -> Settled | None:
@@ -166,7 +175,7 @@ class Desk:
 
     async def true_up(self, response_id: str, tenant: str, exchange: Exchange) -> Settled | None:
         """A late fact about a presumed call."""
-        reply = self.ask(settle.true_up, response_id, tenant, exchange, kept=True)
+        reply = self.ask(settle.true_up, whole(response_id), tenant, exchange, kept=True)
         return await self.within(reply, self.settle_s, None)
 
     async def correct(self, order_id: str, delta_nusd: int, reason: str, actor: str, correction_id: str) -> Settled:
@@ -179,27 +188,28 @@ class Desk:
 
     async def close_account(self, gate: str, reason: str) -> None:
         """Kills."""
-        await self.ask(control.close, gate, reason)
+        await self.ask(control.close, whole(gate), whole(reason))
 
     async def open_account(self, gate: str) -> None:
         """Takes a kill back."""
-        await self.ask(control.open_gate, gate)
+        await self.ask(control.open_gate, whole(gate))
 
     async def set_limit(self, account: str, limit: int) -> Balance:
         """An operator's limit."""
-        return await self.ask(control.set_limit, account, limit)
+        return await self.ask(control.set_limit, whole(account), limit)
 
     async def make_run(self, facts: RunFacts, at: float) -> Run:  # noqa: ARG002 - the store's time counts
         """The run of these facts, made if unknown (a copy)."""
-        return await self.ask(_make_run, facts)
+        return await self.ask(_make_run, legible_facts(facts))
 
     async def end_run(self, key: str, state: str, outcome: str | None, reason: str | None, at: float) -> Run | None:  # noqa: ARG002 - the store's time counts
         """Ends, kills, pauses or resumes (a copy; None if unknown)."""
-        return await self.ask(_end_run, key, state, outcome, reason)
+        told = [None if text is None else whole(text) for text in (outcome, reason)]
+        return await self.ask(_end_run, whole(key), state, *told)
 
     async def note(self, kind: str, run: str, data: dict[str, Any], at: float) -> None:  # noqa: ARG002 - the store's time counts
         """A journal entry that moves no money."""
-        await self.ask(_note, kind, run, data)
+        await self.ask(_note, kind, whole(run), data)
 
 
 def _copy_of_run(book: Book, _now: float, key: str) -> Run | None:

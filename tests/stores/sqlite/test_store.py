@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 
 from gateway.core.errors import StoreFailed
-from gateway.core.types import Denied, Exchange, Reservation, Usage
+from gateway.core.ledger.book import Book
+from gateway.core.types import Denied, Exchange, Reservation, Settled, Usage
 from gateway.stores.sqlite import SqliteStore
 from gateway.stores.sqlite import store as module
 from gateway.stores.sqlite.lock import take
@@ -243,11 +244,12 @@ async def test_a_full_disk_closes_admission_and_keeps_settles(tmp_path: Path, cl
             await store.reserve(order("c2"))
         with pytest.raises(StoreFailed):
             await store.close_account("run/R", "why")
-        later = asyncio.ensure_future(store.settle(None, None, exchange("c3", 0, "refused")))
+        assert Settled(None) == await store.settle(None, None, exchange("c3", 0, "refused"))  # at once
         assert (0, 700) == balance(store)
         store._connection.execute("PRAGMA max_page_count=1000000")
         assert 70 == (await asyncio.wait_for(settle, 5)).charged
-        assert 2 == (await asyncio.wait_for(later, 5)).step
+        await store.run("R")
+        assert {"c1", "c3"} == {call.call_id for call in store.reading().calls("R")[0]}
         assert store.failed() is None
         assert (70, 0) == balance(store)
         assert isinstance(await store.reserve(order("c2")), Reservation)
@@ -330,11 +332,17 @@ async def test_a_stuck_lock_holder_closes_admission(tmp_path: Path, clock: FakeC
         assert 70 == (await asyncio.wait_for(settle, 5)).charged
 
 
+def breaks(book: Book, now: float) -> None:
+    """An operation whose row can't be written."""
+    book.account("agent/a/nusd").spent = 2**70
+    book.dirty.accounts.add("agent/a/nusd")
+
+
 async def test_one_bad_operation_spoils_no_neighbour(tmp_path: Path, clock: FakeClock) -> None:
     """What can't be written is answered alone; the others of its batch are written."""
     async with opened(sqlite(tmp_path, clock)) as store:
         asked: list[Any] = [store.reserve(order(f"c{n}", charge(want=10))) for n in range(20)]
-        asked.insert(7, store.reserve(order("bad", charge("run/\ud800/nusd", 10), run="\ud800")))
+        asked.insert(7, store.ask(breaks))
         answers = await asyncio.gather(*asked, return_exceptions=True)
         assert [7] == [n for n, answer in enumerate(answers) if isinstance(answer, StoreFailed)]
         assert "carry this out" in str(answers[7])
