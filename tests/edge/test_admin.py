@@ -491,6 +491,19 @@ async def test_a_limit_below_use_pauses_and_one_above_lets_go_on(house: House) -
     assert "active" == (await house.post("/api/runs/r/limits", {"seconds": 100}))["state"]
 
 
+async def test_a_limit_counts_what_was_done_before_it(house: House) -> None:
+    """Also in a unit that no budget counted: below it the run is paused, above it as much is left as is left."""
+    for _ in range(3):
+        await house.call("r", NUSD)
+    said = await house.post("/api/runs/r/limits", {"calls": 2})
+    assert ("paused", 2, 3) == (said["state"], said["limits"]["calls"], said["calls"])
+    assert "paused" == (await house.post("/api/runs/r/limits", {"tokens": 44}))["state"]  # of 45
+    assert "paused" == (await house.post("/api/runs/r/limits", {"calls": 4}))["state"]
+    assert "active" == (await house.post("/api/runs/r/limits", {"tokens": 46}))["state"]
+    found = house.store.reading().standings(["run/r/calls", "run/r/tokens"])
+    assert [3, 45] == [found[name].spent for name in ("run/r/calls", "run/r/tokens")]
+
+
 async def test_calls_under_way_are_listed(house: House) -> None:
     """The run's own and its descendants', the oldest first: what each holds, since when, until when at most."""
     await house.call("root", NUSD)

@@ -218,13 +218,36 @@ def _cap_run(book: Book, now: float, account: Account, limit: int, name: names.N
     if name.unit != "nusd" and name.unit not in run.capped:  # every call is charged in dollars as it is
         run.capped = (*run.capped, name.unit)
         book.dirty.runs.add(run.key)
-    so_far = age(book, now, account.name) if name.unit == "seconds" else account.spent
-    if so_far > limit:
+        _count_before(book, now, account, run, name.unit)
+    if _so_far(book, now, account, name.unit) > limit:
         runs.end(book, now, run.key, "paused", None, f"{LOWERED}: {name.unit}")
-    elif run.state == "paused" and not _lowered_elsewhere(run, name.unit):
-        runs.end(book, now, run.key, "active", None, None)
+    elif run.state == "paused":
+        other = _below_elsewhere(book, now, run, name.unit)
+        if other is None:
+            runs.end(book, now, run.key, "active", None, None)
+        else:
+            run.reason = f"{LOWERED}: {other}"
+            book.dirty.runs.add(run.key)
 
 
-def _lowered_elsewhere(run: Run, unit: str) -> bool:
-    reason = run.reason or ""
-    return reason.startswith(LOWERED) and reason != f"{LOWERED}: {unit}"
+def _so_far(book: Book, now: float, account: Account, unit: str) -> int:
+    return age(book, now, account.name) if unit == "seconds" else account.spent
+
+
+def _below_elsewhere(book: Book, now: float, run: Run, unit: str) -> str | None:
+    """Another unit whose limit an operator set below what is used: it still stands in the way."""
+    for other in ("nusd", *run.capped):
+        account = book.account(names.spell("run", run.key, other))
+        if other != unit and account.cap is not None and _so_far(book, now, account, other) > account.cap:
+            return other
+    return None
+
+
+def _count_before(book: Book, now: float, account: Account, run: Run, unit: str) -> None:
+    """What the run itself did while nobody counted this unit: a limit is one of the whole run."""
+    tokens = run.input_tokens + run.output_tokens
+    done = {"calls": run.calls, "tool_calls": run.tool_calls, "tokens": tokens}.get(unit, 0)
+    if done and account.spent == 0:  # else a budget has counted it all along
+        account.spent = done
+        book.dirty.rows.append(Row(None, account.name, unit, "limit", done, now, "before it was limited"))
+        book.dirty.accounts.add(account.name)
