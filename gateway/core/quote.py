@@ -114,9 +114,9 @@ def limit_for(call: Call, offer: Quote, granted: Mapping[str, int]) -> int | Non
     if call.size.embeds or offer.terms is None:
         return None
     short = {unit: granted[unit] for unit in PAID_IN if unit in granted and granted[unit] < offer.sizes[unit][0]}
-    paid = [amount for _, amount in _afforded(offer, short)]
-    if not paid:
+    if not short:
         return offer.output if offer.must_set else None
+    paid = [amount for _, amount in _afforded(offer, short)]
     return min(offer.output, offer.greatest or offer.output, *paid)
 
 

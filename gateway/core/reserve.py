@@ -62,7 +62,7 @@ async def admit(p: Parts, step: Step) -> Refusal | None:
     first: Refusal | None = None  # why the model that was asked for isn't paid
     for _ in range(MOST_ORDERS):
         card = p.prices.card(step.provider, step.call.model, step.inbound.at)
-        step.offer = quote(step.call, card, p.policy)
+        step.offer, step.counted = quote(step.call, card, p.policy), False
         ask = Ask(step.call, step.run, step.ancestors, step.inbound.labels, step.offer, step.inbound.at)
         verdict = ask_rules(p.rules, ask)
         if isinstance(verdict, Refusal):
@@ -269,21 +269,21 @@ def _refinable(call: Call) -> bool:
 def _input_matters(step: Step) -> bool:
     """Is the grant short, and the input's bound a good part of it?"""
     offer = step.offer
-    if offer.terms is None:
+    short = [unit for unit in PAID_IN if unit in step.held and step.held[unit] < offer.sizes[unit][0]]
+    if not short or offer.terms is None:
         return False
-    of_input = dict(zip(PAID_IN, price.bounds(offer.terms, 0), strict=True))
-    return any(
-        amount < offer.sizes[unit][0] and of_input[unit] * INPUT_SHARE > amount
-        for unit, amount in step.held.items()
-        if unit in PAID_IN
-    )
+    terms = offer.terms
+    return any(PAID_IN[unit](terms, 0) * INPUT_SHARE > step.held[unit] for unit in short)
 
 
 async def _refine(p: Parts, step: Step) -> None:
-    """Tier B of ledger.md section 5: the tokenizer's count. Until it has loaded, the bytes decide."""
+    """Tier B of ledger.md section 5: the tokenizer's count, once. Until it has loaded, the bytes decide."""
     encoding = tokens.encoding_of(step.call.model)
+    if step.counted:
+        return
     if not p.tokenizer.ready(encoding):
         return p.tokenizer.warm(encoding)
+    step.counted = True
     counted = await p.tokenizer.count(encoding, step.inbound.body.decode("utf-8", "replace"))
     if counted is not None:
         step.offer = quote(step.call, step.offer.card, p.policy, counted)

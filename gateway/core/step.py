@@ -29,6 +29,7 @@ class Step(Struct):
     limit: int | None = None  # the output limit that was set
     metered: bool = False  # some limit applies: what is written past the grant is cut
     paid: int | None = None  # output per choice that the hold pays for, where it grows while the answer streams
+    counted: bool = False  # the offer is by the tokenizer's count
     learns: bool = False  # some budget may hold what the run has learned
     last: str = ""  # the account whose last call this is
     model: str | None = None  # asked instead of the client's own (`on_exceed = "degrade"`)
