@@ -58,6 +58,8 @@ class Row(Struct):
     input_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    tools: int = 0  # tool calls that were asked for
+    tools_barred: bool = False  # the request let none be called
     state: str = "open"  # open | ended | cut | left | refused
 
     @property

@@ -101,6 +101,7 @@ class ScriptedProvider:
             return _refuse(wire, script, row)
         said = answer(prompt, script, len(self.bill.rows))
         row.input_tokens, row.cached_tokens = said.input_tokens, said.cached_tokens
+        row.tools, row.tools_barred = int(said.tool is not None), prompt.tools_barred
         if not prompt.stream:
             row.output_tokens = said.output_tokens
             row.state = "ended"

@@ -54,6 +54,7 @@ class Prompt(Struct, frozen=True):
     limit: int | None = None
     tools: tuple[str, ...] = ()
     tool_results: int = 0
+    tools_barred: bool = False  # `tool_choice` none: they stay listed, none may be called
     usage_asked: bool = False
 
 
@@ -100,7 +101,8 @@ def tokens_of(body: bytes) -> int:
 
 def answer(prompt: Prompt, script: Script, number: int) -> Answer:
     """The answer to the provider's call `number`."""
-    wants_tool = bool(prompt.tools) and (script.tool_steps < 0 or prompt.tool_results < script.tool_steps)
+    usable = bool(prompt.tools) and not prompt.tools_barred
+    wants_tool = usable and (script.tool_steps < 0 or prompt.tool_results < script.tool_steps)
     tool = _tool(prompt, number) if wants_tool else None
     room = MODEL_MOST if prompt.limit is None or script.ignore_limit else prompt.limit
     reasoning = min(script.reasoning_tokens, room)

@@ -25,6 +25,7 @@ def read(body: bytes) -> Prompt:
         limit=min(limits) if limits else None,
         tools=tuple(tool["function"]["name"] for tool in asked.get("tools") or ()),
         tool_results=sum(1 for message in asked["messages"] if message.get("role") == "tool"),
+        tools_barred=asked.get("tool_choice") == "none",
         usage_asked=bool((asked.get("stream_options") or {}).get("include_usage")),
     )
 

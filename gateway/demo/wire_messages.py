@@ -25,6 +25,7 @@ def read(body: bytes) -> Prompt:
         limit=asked["max_tokens"],
         tools=tuple(tool["name"] for tool in asked.get("tools") or ()),
         tool_results=sum(1 for block in blocks if block.get("type") == "tool_result"),
+        tools_barred=(asked.get("tool_choice") or {}).get("type") == "none",
     )
 
 

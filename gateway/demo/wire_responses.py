@@ -24,6 +24,7 @@ def read(body: bytes) -> Prompt:
         limit=asked.get("max_output_tokens"),
         tools=tuple(tool["name"] for tool in asked.get("tools") or () if tool.get("type") == "function"),
         tool_results=sum(1 for item in items if item.get("type") == "function_call_output"),
+        tools_barred=asked.get("tool_choice") == "none",
     )
 
 

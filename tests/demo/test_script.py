@@ -60,3 +60,11 @@ def test_answers_are_the_same_again():
     prompt = Prompt("m", True, 10)
     first, again = (hashlib.sha256(repr(answer(prompt, Script(), 7)).encode()).hexdigest() for _ in range(2))
     assert first == again
+
+
+def test_no_tool_is_called_where_none_may_be():
+    """Tools that are listed but barred are left alone: the answer is text."""
+    prompt = Prompt("m", False, 10, tools=("search",), tools_barred=True)
+    said = answer(prompt, Script(tool_steps=-1), 1)
+    assert said.tool is None
+    assert "stop" == said.finish
