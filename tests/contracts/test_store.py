@@ -16,6 +16,7 @@ import pytest
 from gateway.core.errors import StoreFailed
 from gateway.core.ports import Reading, RunFilter, Store
 from gateway.core.types import Balance, Denied, Exchange, Finding, Reservation, ToolCall, Usage
+from gateway.core.windows import Calendar
 from gateway.stores.memory import MemoryStore
 from tests.fakes import FakeClock
 from tests.ledgers import AnyStore, charge, exchange, facts, opened, order, spend, sqlite
@@ -689,3 +690,31 @@ async def test_an_exchange_comes_back_as_it_went_in(store: AnyStore) -> None:
     (call,), _ = store.reading().calls("R")
     assert told == call
     assert isinstance(call, Exchange)
+
+
+async def test_a_reader_knows_windows_limits_and_who_is_under_way(store: AnyStore, clock: FakeClock) -> None:
+    """Accounts of a kind with the end of their window and what was made of their limit; of ended windows those that
+    hold something; calls under way, the oldest first; the children of a run."""
+    hour: dict[str, Any] = {"window": Calendar("hour"), "limit": 9}
+    await granted(store, "c1", charge("agent/a/calls", 1, **hour), charge(PURSE, 5))
+    await spend(store, "c2", 1, charge("agent/b/nusd", 1, **hour), charge("run/K/nusd", 1), run="K")
+    await store.make_run(facts("K", parent="R"), clock.at)
+    await store.set_limit(PURSE, 77)
+    reading = store.reading()
+    before = Calendar("hour").at(clock.at)
+    names = [f"agent/a/calls/{before.label}", f"agent/b/nusd/{before.label}"]
+    found, cursor = reading.accounts("agent", 1, None, clock.at)
+    rest, end = reading.accounts("agent", 1, cursor, clock.at)
+    assert (names, None) == ([one.account for one in found + rest], end)
+    assert [before.ends_at, before.ends_at] == [one.ends_at for one in found + rest]
+    later, _ = reading.accounts("agent", 9, None, before.ends_at)
+    assert names[:1] == [one.account for one in later]
+    standings = reading.standings([PURSE, "nothing", names[0]])
+    assert {PURSE: (77, 5), names[0]: (None, 1)} == {name: (one.cap, one.held) for name, one in standings.items()}
+    (open_call,) = reading.open_calls(["R", "K"])
+    assert ("c1", "R", {"calls": 1, "nusd": 5}) == (open_call.call_id, open_call.run, open_call.held)
+    assert [] == reading.open_calls(["K"]) == reading.open_calls([])
+    assert ["K"] == [run.key for run, _ in reading.runs(RunFilter(parent="R"))[0]]
+    for wrong in ("-1", "x", "1_0", " 1", "9" * 30):
+        with pytest.raises(ValueError, match="cursor"):
+            reading.calls("R", 1, wrong)
