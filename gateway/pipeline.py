@@ -116,6 +116,8 @@ class Pipeline:
 
     async def _whole(self, step: Step, stream: Stream) -> None:
         """An answer in one piece: read, settled, then handed on with its cost in the head."""
+        if stream.status < 400:
+            await hold.cover(self._p, step)
         way = relay.Relay(stream, step.outlet, step.open)
         body, ending = await way.whole(lambda: step.outlet.start(stream.status, stamps.heads(step, stream)))
         stream.close()

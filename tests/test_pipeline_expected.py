@@ -26,6 +26,7 @@ from tests.walking import (
     MODEL,
     SSE,
     World,
+    answered,
     chat,
     event,
     inbound,
@@ -191,6 +192,14 @@ async def test_a_grant_that_is_short_is_clamped_as_ever() -> None:
     assert world.last.clamped == json.loads(world.upstream.sent[0].body)["max_tokens"]
     assert 300 <= (world.last.clamped or 0) < 350
     assert outlet.body.endswith(DONE) and world.sound()
+
+
+@pytest.mark.parametrize(("status", "held"), [(200, ASKED), (429, LEARNED)])
+async def test_an_answer_in_one_piece_after_all_is_held_as_such(status: int, held: int) -> None:
+    """A provider that doesn't stream though asked to can't be cut: its answer is covered while it comes."""
+    world = taught(World(whole(status=status, body=answered() if status == 200 else b"{}"), budgets=expected()))
+    await world.call(ask())
+    assert (held == ASKED) == (world.last.hold_nusd > hold_of(ASKED - 100)) and world.sound()
 
 
 async def test_tokens_are_expected_like_dollars() -> None:

@@ -73,6 +73,13 @@ def top_up(p: Parts, step: Step) -> Callable[[int], Awaitable[int]] | None:
     return grow
 
 
+async def cover(p: Parts, step: Step) -> None:
+    """An answer that was to stream and comes in one piece can't be cut: the worst case is held, if it fits."""
+    grow = top_up(p, step)
+    if grow is not None:
+        await grow(most_output(step) or 0)
+
+
 def _bounds(step: Step, output: int) -> list[tuple[str, int]]:
     terms = step.offer.terms
     if terms is None:
