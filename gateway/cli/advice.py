@@ -38,6 +38,8 @@ class Told(Protocol):
     @property
     def lasted_s(self) -> float: ...
     @property
+    def most(self) -> Mapping[str, Any]: ...
+    @property
     def now(self) -> float: ...
 
 
@@ -103,29 +105,32 @@ def _window(facts: Told, item: Item) -> str:
 
 def now_what(facts: Told) -> Iterator[str]:
     """Commands with what they do."""
-    run = facts.run
-    name = _word(run["run_id"]) + (f" --key {_word(run['key'])}" if run.get("key") else "")
-    state = run["state"]
-    lines: list[tuple[str, str]] = []
-    if state == "killed" or (state == "paused" and not _lowered(run)):
-        lines.append((f"meterbox resume {name}", "lets it go on"))
     unit = stopped_by(facts)
-    if unit is not None:
-        lines.append(
-            (f"meterbox budget {name} --{_FLAGS[unit]} {_twice(facts, unit)}", "raises its limit, so that it can go on")
-        )
-    if state in ("active", "waiting") or facts.held:
-        lines.append((f"meterbox kill {name}", "stops it and its children, ends open streams"))
-    if state in ("active", "waiting") and unit is None and (limit := _half_more(run)) is not None:
-        lines.append((f"meterbox budget {name} --usd {limit}", "limits what it may still spend"))
-    for call in [call for call in facts.calls if call["cost_source"] == "presumed"][:1]:
-        voids = f"meterbox ledger correct {_word(call['call_id'])} --void --reason unbilled"
-        lines.append((voids, "if the provider did not bill this unclear call"))
-    if not lines:
+    if unit is not None and not _can_rise(facts, unit):
+        most = amount(unit, facts.most[unit])
+        yield f"Its limit can't rise: the configuration allows {most} a run (more takes a change there, and a reload)."
+    lines = list(_commands(facts, unit))
+    if not lines and unit is None:
         yield "Nothing: it is over, and nothing is open."
     width = max((len(line) for line, _ in lines), default=0)
     for line, what in lines:
         yield f"{line.ljust(width)}   {what}" if width <= 60 else f"{line}\n    {what}"
+
+
+def _commands(facts: Told, unit: str | None) -> Iterator[tuple[str, str]]:
+    run, state = facts.run, facts.run["state"]
+    name = _word(run["run_id"]) + (f" --key {_word(run['key'])}" if run.get("key") else "")
+    if state == "killed" or (state == "paused" and not _lowered(run)):
+        yield f"meterbox resume {name}", "lets it go on"
+    if unit is not None and _can_rise(facts, unit):
+        yield f"meterbox budget {name} --{_FLAGS[unit]} {_twice(facts, unit)}", "raises its limit, so that it can go on"
+    if state in ("active", "waiting") or facts.held:
+        yield f"meterbox kill {name}", "stops it and its children, ends open streams"
+    if state in ("active", "waiting") and unit is None and (limit := _half_more(run)) is not None:
+        yield f"meterbox budget {name} --usd {limit}", "limits what it may still spend"
+    for call in [call for call in facts.calls if call["cost_source"] == "presumed"][:1]:
+        voids = f"meterbox ledger correct {_word(call['call_id'])} --void --reason unbilled"
+        yield voids, "if the provider did not bill this unclear call"
 
 
 def stopped_by(facts: Told) -> str | None:
@@ -144,6 +149,11 @@ def stopped_by(facts: Told) -> str | None:
     return unit if unit in _FLAGS else None
 
 
+def _can_rise(facts: Told, unit: str) -> bool:
+    most, limit = facts.most.get(unit), facts.run["limits"].get(unit)
+    return most is None or limit is None or Decimal(limit) < Decimal(most)
+
+
 def _lowered(run: Item) -> bool:
     return "below what it has used" in str(run["reason"] or "")
 
@@ -156,6 +166,8 @@ def _twice(facts: Told, unit: str) -> str:
         "seconds": Decimal(int(facts.lasted_s)),
     }.get(unit, Decimal(run.get(unit) or 0))  # fmt: skip
     wanted = 2 * max(used, Decimal(run["limits"].get(unit) or 0))
+    if unit in facts.most:
+        wanted = min(wanted, Decimal(facts.most[unit]))
     return f"{max(wanted, Decimal('0.01')).quantize(Decimal('0.01')):f}" if unit == "usd" else str(max(1, int(wanted)))
 
 

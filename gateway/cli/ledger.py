@@ -109,8 +109,8 @@ def backup(config: Path | None, target: Path) -> None:
     ledger = ledger_of(settings_of(config))
     back_up(ledger, target)
     click.echo(
-        f"{target}: {target.stat().st_size:,} bytes. To restore it: stop all gateways, put it in place of {ledger}, and "
-        "take away the files beside that end in -wal and -shm"
+        f"{target}: {target.stat().st_size:,} bytes. To restore it: stop all gateways, put it in place of {ledger}, "
+        "and take away the files beside that end in -wal and -shm"
     )
 
 

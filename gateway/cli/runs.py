@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from gateway.cli.control import Control, segment
 from gateway.cli.options import settings_of, show_json, with_config, with_json
 from gateway.cli.story import Facts, by_model, tell
 from gateway.cli.words import moment, money, number, table
+
+if TYPE_CHECKING:
+    from gateway.config import Settings
 
 _MOST_CALLS = 10_000
 _MOST_CHILDREN = 1_000
@@ -72,14 +75,25 @@ def _list(found: Sequence[dict[str, Any]]) -> str:
 def show(ctx: click.Context, config: Path | None, as_json: bool, run_id: str, key: str | None) -> None:
     """Tell one run: what happened, what it cost, where the money went, why it stopped, what to do now."""
     above: tuple[Path | None, bool] = ctx.obj or (None, False)
-    facts = facts_of(Control(settings_of(config or above[0])), run_id, key)
+    settings = settings_of(config or above[0])
+    facts = facts_of(Control(settings), run_id, key, most_of(settings))
     if not (as_json or above[1]):
         return click.echo(tell(facts))
     lists = {name: getattr(facts, name) for name in ("calls", "tools", "children", "held", "budgets")}
     show_json({"run": facts.run, "by_model": by_model(facts.calls), **lists})
 
 
-def facts_of(control: Control, run_id: str, key: str | None) -> Facts:
+def most_of(settings: Settings) -> dict[str, Any]:
+    """How far the configuration at hand lets a run's limits rise, by unit."""
+    from gateway.core.refusal import usd
+    from gateway.edge.api_views import UNITS, ceilings
+
+    tops = ceilings(settings.budget_rules())
+    found = {word: tops[unit].most for word, unit in UNITS.items() if unit in tops}
+    return {word: usd(most) if word == "usd" else most for word, most in found.items()}
+
+
+def facts_of(control: Control, run_id: str, key: str | None, most: dict[str, Any]) -> Facts:
     """Everything that the page tells, asked of the control plane."""
     from gateway.edge.clock import SystemClock
 
@@ -92,5 +106,6 @@ def facts_of(control: Control, run_id: str, key: str | None) -> Facts:
         children=control.items("/api/runs", _MOST_CHILDREN, parent=run_id, key=key, sort="-spent_usd"),
         held=control.items(f"{path}/held", _MOST_CHILDREN, key=key),
         budgets=control.items("/api/budgets", _MOST_CHILDREN, run=run_id, key=key),
+        most=most,
         now=SystemClock().now(),
     )

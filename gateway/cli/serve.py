@@ -84,15 +84,16 @@ def _supervise(settings: Settings, text: Text, flags: Flags, reread: Callable[[]
     from gateway.edge.clock import SystemClock
     from gateway.edge.leash import CONTROL, DATA
     from gateway.edge.log import Log
+    from gateway.edge.sockets import listen, url_of
     from gateway.edge.tasks import DRAIN_S
 
     server, own = settings.server, settings.admin_listener()
     clock = SystemClock()
     with supervisor.signals() as wake:
-        listeners = {DATA: supervisor.listen(server.host, server.port)}
+        listeners = {DATA: listen(server.host, server.port)}
         if own is not None:
-            listeners[CONTROL] = supervisor.listen(*own)
-        where = supervisor.url_of(listeners[DATA][0].getsockname())
+            listeners[CONTROL] = listen(*own)
+        where = url_of(listeners[DATA][0].getsockname())
         plan = supervisor.Plan(
             workers=server.workers,
             listeners=listeners,

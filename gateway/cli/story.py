@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
@@ -41,6 +41,7 @@ class Facts:
     children: Sequence[Item] = ()
     held: Sequence[Item] = ()
     budgets: Sequence[Item] = ()
+    most: Mapping[str, Any] = field(default_factory=dict)  # by unit: how far the configuration lets a run's limit rise
     now: float = 0.0
 
     @property

@@ -21,7 +21,7 @@ from gateway.edge.leash import Leash, Text, Told, adopted
 if TYPE_CHECKING:
     from gateway.config import Settings
 
-_LOOK_MS = 200
+_LOOK_MS = 1_000
 
 
 def main() -> None:
@@ -31,6 +31,8 @@ def main() -> None:
     channel.set_inheritable(False)
     leash = Leash(channel)
     threading.Thread(target=_leave_if_alone, args=(channel.fileno(), leash), name="alone", daemon=True).start()
+    import gateway.app  # noqa: F401  a second of work that can be done before anybody needs this process
+
     told = leash.first()
     if told is None:
         sys.exit(1)

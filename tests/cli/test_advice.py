@@ -93,6 +93,15 @@ def test_a_limit_that_limits_nothing_is_not_advised() -> None:
         assert "--usd" not in now({**RUN, "state": "active", **more})
 
 
+def test_no_command_is_advised_that_the_configuration_refuses() -> None:
+    """A limit rises as far as it may; where it may not, that is said instead."""
+    refused = {"calls": [call(1, "m", "0", **REFUSED)]}
+    assert "meterbox budget r-1 --usd 1.50" in now(RUN, most={"usd": "1.5"}, **refused)
+    said = now(RUN, most={"usd": "1", "calls": 5}, **refused)
+    assert "Its limit can't rise: the configuration allows $1.00 a run" in said and "--usd" not in said
+    assert "meterbox kill r-1" in said
+
+
 def test_a_run_that_ended_is_not_killed_again() -> None:
     """Unless something of it is still open."""
     ended = {**RUN, "state": "ended", "outcome": "completed"}

@@ -2,7 +2,9 @@
 
 import json
 
+from gateway.cli.runs import most_of
 from gateway.cli.story import QUESTIONS
+from gateway.config import load
 from tests.cli.conftest import RUN, call
 from tests.cli.test_story import BUDGET, SPAN
 
@@ -61,6 +63,13 @@ def test_one_run_is_told_in_seven_answers(box, meterbox):
     assert all("key=ann" in asked for asked, _, _ in box.asked)
     assert any("parent=r-1" in asked for asked, _, _ in box.asked)
     assert any("run=r-1" in asked for asked, _, _ in box.asked)
+
+
+def test_how_far_a_limit_may_rise_is_read_from_the_configuration(tmp_path):
+    """In every unit that limits runs; dollars as they are typed."""
+    file = tmp_path / "meterbox.toml"
+    file.write_text('[[budgets]]\nname = "b"\nscope = "run"\nusd = "1"\nmax_usd = "2.5"\ncalls = 7\n', encoding="utf-8")
+    assert {"usd": "2.5", "calls": 7} == most_of(load(file, {}))
 
 
 def test_one_run_as_json_is_what_was_asked(box, meterbox):

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from gateway.edge.leash import DATA, Said, Text, Told, framed
-from gateway.edge.supervisor import COMMAND, listen, url_of
+from gateway.edge.sockets import listen, url_of
+from gateway.edge.supervisor import COMMAND
 
 
 class Hung:
