@@ -1,7 +1,10 @@
 """The one connection of a process that writes the ledger: transactions under the lock, checkpoints, the heartbeat.
 
+The heartbeat asks the disk once a second, beside the writing, for all that the log has: a commit that waited for it
+under the lock (`synchronous = FULL`) held everybody up for 20 to 50 ms. Where the disk said no, the next commit waits.
+
 Invariant: no commit and no checkpoint without ledger.lock; what was written by this process reaches the disk within a
-second of its commit (`synchronous = FULL` once a second). What never enters: what is written.
+second or two of its commit. What never enters: what is written.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Final
 from gateway.core.errors import ConfigError
 from gateway.stores.sqlite.file import connect
 from gateway.stores.sqlite.lock import FairLock
+from gateway.stores.sqlite.sync import Sync
 
 # Transactions, or rows written, between two checkpoints: each waits for the disk twice while nobody else may write.
 CHECKPOINT_EVERY, CHECKPOINT_ROWS = 1_000, 20_000
@@ -29,8 +33,8 @@ class Pen:
         """Opens the file, and makes it where there is none; the caller holds the lock."""
         self.connection = connect(path, "rwc")
         self.batches = 0
-        self.beats = False  # this transaction is a heartbeat: it must write something
-        self.unsynced = False  # something was written since the last one
+        self.proves = False  # this transaction must write something: its commit asks the disk, which had said no
+        self.unsynced = False  # something was written since the disk was asked
         self.news = True
         self._lock = lock
         self._now = now
@@ -38,6 +42,8 @@ class Pen:
         self._beat_at = float("-inf")
         self._version = _NEVER
         self._rows = 0  # written until the last checkpoint
+        self._sync = Sync(path.with_name(f"{path.name}-wal"))
+        self._ready_at = 0  # answers of the disk after which a checkpoint finds the log there; 0: none is due
         try:
             self._prepare(path)
         except BaseException:
@@ -58,16 +64,30 @@ class Pen:
             with self.locked():
                 yield
             self.batches += 1
-            rows = self.connection.total_changes - self._rows
-            if self.batches % CHECKPOINT_EVERY == 0 or rows >= CHECKPOINT_ROWS:
-                self.checkpoint()
+            self._beat()
+            self._checkpoint_in_time()
+
+    def _beat(self) -> None:
+        due = self.unsynced and not self._full and abs(self._now() - self._beat_at) >= BEAT_S
+        if due and not self._sync.busy:
+            self._beat_at, self.unsynced = self._now(), False
+            self._sync.ask()
+
+    def _checkpoint_in_time(self) -> None:
+        """Now and then, as soon as the disk has the log: it has to have it first, and nobody may write meanwhile."""
+        rows = self.connection.total_changes - self._rows
+        if not self._ready_at and (self.batches % CHECKPOINT_EVERY == 0 or rows >= CHECKPOINT_ROWS):
+            self._sync.ask()
+            self._ready_at = self._sync.asked
+        elif self._ready_at and self._sync.done >= self._ready_at:
+            self.checkpoint()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """BEGIN IMMEDIATE ... COMMIT for who holds the lock already."""
         execute = self.connection.execute
-        self.beats = self.unsynced and abs(self._now() - self._beat_at) >= BEAT_S and not self._full
-        if self.beats:
+        self.proves = self._sync.take_failed() or self.proves
+        if self.proves:
             execute("PRAGMA synchronous=FULL")
         try:
             execute("BEGIN IMMEDIATE")
@@ -82,10 +102,9 @@ class Pen:
                 self.connection.rollback()
             raise
         finally:
-            if self.beats:
+            if self.proves and not self._full:
                 execute("PRAGMA synchronous=NORMAL")
-        if self.beats:
-            self._beat_at, self.unsynced = self._now(), False
+        self.proves = False
 
     def others_wrote(self) -> bool:
         """Without the lock: is there something that the last transaction couldn't see?"""
@@ -99,7 +118,7 @@ class Pen:
 
     def checkpoint(self) -> None:
         """Moves the log into the file; the caller holds the lock."""
-        self._rows = self.connection.total_changes
+        self._rows, self._ready_at = self.connection.total_changes, 0
         self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def close(self) -> None:
@@ -107,6 +126,7 @@ class Pen:
         with self._lock.held():
             self.checkpoint()
             self.connection.close()
+        self._sync.close()
 
     def _read_version(self) -> int:
         return int(self.connection.execute("PRAGMA data_version").fetchone()[0])

@@ -338,7 +338,7 @@ class SqliteStore(Desk):
     def _write(self) -> None:
         dirty = self._window.book.take_dirty()
         execute = self._connection.execute
-        if dirty or self._pen.beats or self._why is not None:  # a heartbeat, a try after a failure: both must write
+        if dirty or self._pen.proves or self._why is not None:  # a try after a failure must write something
             execute(schema.PUT_META, (self._time,))
         self._pen.unsynced = self._pen.unsynced or bool(dirty)
         for sql, values in schema.statements_of(self._window.book, dirty):

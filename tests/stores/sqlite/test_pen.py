@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from gateway.stores.sqlite import pen as module
 from gateway.stores.sqlite.lock import FairLock, take
 from gateway.stores.sqlite.pen import Pen
 from tests.fakes import FakeClock
+from tests.stores.sqlite.test_sync import answered
 
 
 @pytest.fixture
@@ -69,22 +73,47 @@ def test_the_log_is_moved_into_the_file_now_and_then(
     monkeypatch.setattr(module, "CHECKPOINT_EVERY", 5)
     pen = made(tmp_path / "l.db", lock)
     free: list[bool] = []
-    pen.connection.set_trace_callback(
-        lambda sql: free.append(take(lock.file) is not None) if "checkpoint" in sql else None
-    )
+
+    def notes(sql: str) -> None:
+        if "checkpoint" in sql:
+            free.append(take(lock.file) is not None)
+
+    pen.connection.set_trace_callback(notes)
     for number in range(12):
         write(pen, number)
+        answered(pen._sync)
     assert [False, False] == free
     monkeypatch.setattr(module, "CHECKPOINT_ROWS", 2)
-    for number in range(4):
+    for number in range(6):
         write(pen, number)
+        answered(pen._sync)
     assert [False] * 4 == free
     pen.close()
     assert [False] * 5 == free
 
 
-def test_a_heartbeat_comes_once_a_second(tmp_path: Path, lock: FairLock) -> None:
-    """Only where something was written since, and never where every commit is one anyway."""
+def test_a_checkpoint_waits_until_the_disk_has_the_log(
+    tmp_path: Path, lock: FairLock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the writing, which goes on; nobody waits for the whole log under the lock."""
+    monkeypatch.setattr(module, "CHECKPOINT_ROWS", 2)
+    go = threading.Event()
+    monkeypatch.setattr(os, "fsync", lambda file: go.wait(10))
+    pen = made(tmp_path / "l.db", lock)
+    seen: list[str] = []
+    pen.connection.set_trace_callback(lambda sql: seen.append(sql) if "checkpoint" in sql else None)
+    for number in range(8):
+        write(pen, number)
+    assert [] == seen
+    go.set()
+    answered(pen._sync)
+    write(pen, 9)
+    assert 1 == len(seen)
+    pen.close()
+
+
+def test_a_heartbeat_comes_once_a_second(tmp_path: Path, lock: FairLock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where something was written since, and never where every commit waits for the disk anyway."""
     clock = FakeClock()
     pen = Pen(tmp_path / "l.db", lock, clock.now, False)
     pen.connection.execute("CREATE TABLE t (a)")
@@ -92,16 +121,43 @@ def test_a_heartbeat_comes_once_a_second(tmp_path: Path, lock: FairLock) -> None
     for step in (0.0, 0.5, 0.6, 0.5, 0.6):
         clock.advance(step)
         write(pen, 1)
-        beats.append(pen.beats)
-    assert [False, True, False, True, False] == beats
-    for expected in (True, False):  # then nothing was written since
-        clock.advance(5)
-        with pen.transaction():
-            assert expected == pen.beats
+        answered(pen._sync)
+        beats.append(pen._sync.done)
+    assert [1, 1, 2, 2, 3] == beats
+    clock.advance(5)
+    with pen.transaction():
+        pass
+    assert 3 == pen._sync.asked
     pen.close()
     full = Pen(tmp_path / "l.db", lock, clock.now, True)
     write(full, 1)
-    clock.advance(5)
-    write(full, 1)
-    assert not full.beats
+    assert (0, 2) == (full._sync.asked, full.connection.execute("PRAGMA synchronous").fetchone()[0])
     full.close()
+
+
+def test_where_the_disk_said_no_the_next_commit_waits_for_it(
+    tmp_path: Path, lock: FairLock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must write something, and asks the disk itself, until that works; then all is as before."""
+    clock = FakeClock()
+    pen = Pen(tmp_path / "l.db", lock, clock.now, False)
+    pen.connection.execute("CREATE TABLE t (a)")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fails)
+        write(pen, 1)
+        answered(pen._sync)
+    seen: list[str] = []
+    pen.connection.set_trace_callback(lambda sql: seen.append(sql) if "synchronous" in sql else None)
+    with pytest.raises(sqlite3.OperationalError):
+        write(pen, 2, "nowhere")
+    states = [pen.proves]
+    for number in (3, 4):
+        write(pen, number)
+        states.append(pen.proves)
+    assert [True, False, False] == states
+    assert ["PRAGMA synchronous=FULL", "PRAGMA synchronous=NORMAL"] * 2 == seen
+    pen.close()
+
+
+def fails(file: int) -> None:
+    raise OSError(errno.EIO, "no")
