@@ -140,7 +140,7 @@ def stopped_by(facts: Told) -> str | None:
         return str(item["unit"])
     if run["state"] == "paused" and _lowered(run):
         unit = str(run["reason"]).rpartition(": ")[2]
-        return {"nusd": "usd"}.get(unit, unit) if unit in (*_FLAGS, "nusd") else "usd"
+        return unit if unit in _FLAGS else "usd"
     latest = max(facts.calls, key=lambda call: call["step"], default=None)
     if latest is None or latest not in facts.refused:
         return None

@@ -220,14 +220,19 @@ def _cap_run(book: Book, now: float, account: Account, limit: int, name: names.N
         book.dirty.runs.add(run.key)
         _count_before(book, now, account, run, name.unit)
     if _so_far(book, now, account, name.unit) > limit:
-        runs.end(book, now, run.key, "paused", None, f"{LOWERED}: {name.unit}")
+        runs.end(book, now, run.key, "paused", None, lowered_in(name.unit))
     elif run.state == "paused":
         other = _below_elsewhere(book, now, run, name.unit)
         if other is None:
             runs.end(book, now, run.key, "active", None, None)
         else:
-            run.reason = f"{LOWERED}: {other}"
+            run.reason = lowered_in(other)
             book.dirty.runs.add(run.key)
+
+
+def lowered_in(unit: str) -> str:
+    """The reason of a run that is paused by a limit, with the unit as `/limits` names it."""
+    return f"{LOWERED}: {'usd' if unit == 'nusd' else unit}"
 
 
 def _so_far(book: Book, now: float, account: Account, unit: str) -> int:

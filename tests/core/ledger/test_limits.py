@@ -300,7 +300,7 @@ def test_a_limit_below_use_pauses_the_run_and_a_rise_lets_it_go_on() -> None:
     end(book, 0.0, "c1", 700)
     control.set_limit(book, 0.0, "run/R/nusd", 500)
     run = book.run("R")
-    assert run is not None and ("paused", f"{limits.LOWERED}: nusd") == (run.state, run.reason)
+    assert run is not None and ("paused", f"{limits.LOWERED}: usd") == (run.state, run.reason)
     assert "limit" == refusal(book, 0.0, order("c2", charge(want=10))).reason
     control.set_limit(book, 0.0, "run/R/calls", 5)
     assert "paused" == run.state
