@@ -47,7 +47,7 @@ from gateway.edge.log import Log
 from gateway.edge.pool import PooledUpstream
 from gateway.edge.pricelist import PriceList
 from gateway.edge.server import DataPlane, Front
-from gateway.edge.supervisor import BACKLOG, url_of
+from gateway.edge.sockets import BACKLOG, url_of
 from gateway.edge.tasks import DRAIN_S, Tasks
 from gateway.edge.tokenizer import HelperTokenizer
 from gateway.edge.watch import LOOK_S, AuditWatch, StoreWatch

@@ -125,6 +125,21 @@ class Gateway:
             serve[line["worker"]] = line["pid"]
         return {worker: pid for worker, pid in serve.items() if alive(pid)}
 
+    def warm(self, seconds: float = 30) -> None:
+        """Waits for the process that will take a dead worker's place: until it has started, and rests."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        until = time.monotonic() + seconds
+        used = ""
+        while True:
+            spare = [pid for pid in children.read_text().split() if int(pid) not in self.pids().values()]
+            now = " ".join(Path(f"/proc/{spare[0]}/stat").read_text().split()[13:15]) if spare else ""
+            if now and now == used:
+                return
+            used = now
+            assert time.monotonic() < until, "no process is warm"
+            time.sleep(0.5)
+
     def hup(self, seconds: float = 10) -> dict[str, Any]:
         """SIGHUP; what every worker, or the one that refused, said of it."""
         assert self.process is not None

@@ -4,21 +4,22 @@ All workers accept from one queue, so that a dead one loses no connection that n
 waits in `select` without a timeout while all is well: it costs nothing. Each worker hangs on a socket pair
 (edge/leash): its end tells the supervisor that the worker died, and the worker that the supervisor did.
 
+A start takes a second, nearly all of it imports. So processes are warmed up first, and become a worker by the first
+message; one that is warm waits for the next death.
+
 Invariant: at most one process for each number; a worker that is started gets the configuration that was good last. What
 never enters: a call, the ledger, an event loop, a library that serves HTTP.
 """
 
 from __future__ import annotations
 
-import errno
-import select
 import selectors
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,10 @@ from gateway.edge.leash import MOST_LINE_BYTES, Said, Text, Told, framed
 
 Log = Callable[[str, dict[str, Any]], None]
 
-BACKLOG = 1024
-LISTEN_TRIES, LISTEN_PAUSE_S = 10, 0.1  # workers whose supervisor was killed let go of the port in a moment
 MOST_STARTS = 5  # one worker's starts that fail in a row, while no other serves: then it is hopeless
 YOUNG_S = 5.0  # a worker that dies younger is started again after a pause
 _PAUSES_S = (0.0, 0.1, 0.2, 0.4, 0.8, 2.0, 5.0)  # by how often it died young; a worker that served is replaced at once
+WARM_AFTER_S = 1.0  # after a start the processors are the new worker's
 DYING_S = 0.02
 KILL_AFTER_S = 5.0  # after the drain's own time: what hangs then hangs for ever
 _HERE = str(Path(__file__).resolve().parents[2])
@@ -62,6 +62,13 @@ class Plan(Struct, frozen=True):
     reread: Callable[[], Text]
     drain_s: float
     command: Sequence[str] = COMMAND
+
+
+class _Warm(Struct, frozen=True):
+    """A process that has no number yet, and our end of its leash."""
+
+    process: subprocess.Popen[bytes]
+    channel: socket.socket
 
 
 class _Worker:
@@ -94,6 +101,8 @@ class Supervisor:
         self._judged: dict[int, Text] = {}  # read, and being judged by the workers; by their numbers
         self._readings = plan.config.number
         self._workers = [_Worker(number) for number in range(1, plan.workers + 1)]
+        self._warm: list[_Warm] = []
+        self._warm_at = 0.0  # not before that another one is warmed up
         self._selector = selectors.DefaultSelector()
         self._announced = False
         self._kill_at: float | None = None  # set: we are stopping
@@ -105,6 +114,7 @@ class Supervisor:
         self._log("supervising", {"workers": self._plan.workers})
         self._workers[0].due_at = self._clock.mono()  # alone: it says what keeps all of them from starting
         try:
+            self._warm_up(self._plan.workers)
             while self._kill_at is None or any(worker.process for worker in self._workers):
                 self._start_due()
                 for key, _ in self._selector.select(self._patience_s()):
@@ -115,8 +125,13 @@ class Supervisor:
                 self._reap()
                 if not self._announced and all(worker.ready for worker in self._workers):
                     self._announced = True
+                    self._warm_at = self._clock.mono() + WARM_AFTER_S
                     ready()
         finally:
+            for warm in self._warm:
+                warm.process.kill()
+                warm.process.wait()
+                warm.channel.close()
             for worker in self._workers:
                 if worker.process is not None:
                     worker.process.kill()
@@ -131,6 +146,8 @@ class Supervisor:
         if any(worker.process is not None and worker.channel is None for worker in self._workers):
             return DYING_S  # its end of the pair is closed, its process is not gone yet
         due = [worker.due_at for worker in self._workers if worker.due_at is not None]
+        if self._announced and not self._warm:
+            due.append(self._warm_at)
         if self._kill_at is not None:
             due = [self._kill_at]
         return max(0.0, min(due) - self._clock.mono()) if due else None
@@ -142,31 +159,58 @@ class Supervisor:
                 self._send(signal.SIGKILL)
                 self._kill_at = now + KILL_AFTER_S
             return
+        self._keep_warm(now)
         for worker in self._workers:
             if worker.due_at is not None and worker.due_at <= now:
                 worker.due_at = None
                 self._start(worker, now)
 
     def _start(self, worker: _Worker, now: float) -> None:
-        plan = self._plan
-        descriptors = {plane: [one.fileno() for one in sockets] for plane, sockets in plan.listeners.items()}
-        ours, theirs = socket.socketpair()
-        handed = (theirs.fileno(), *(each for every in descriptors.values() for each in every))
+        """Makes a warm process a worker, by telling it so."""
         try:
-            worker.process = subprocess.Popen(  # noqa: S603  our own interpreter and module
-                [*plan.command, str(theirs.fileno())], stdin=subprocess.DEVNULL, pass_fds=handed
-            )
+            if not self._warm:
+                self._warm_up(1)
         except OSError as error:  # no memory, no process: as if it had died at start
-            ours.close()
             worker.why = f"no process can be started ({error.strerror})"
             return self._failed(worker, worker.why)
-        finally:
-            theirs.close()
-        ours.setblocking(False)
-        worker.channel, worker.started_at, worker.ready = ours, now, False
+        warm = self._warm.pop(0)
+        self._warm_at = now + WARM_AFTER_S  # the new worker first
+        worker.process, worker.channel = warm.process, warm.channel
+        worker.started_at, worker.ready = now, False
         worker.heard, worker.why, worker.config = b"", "", self._config.number
-        worker.unsent = framed(Told(self._config, worker.number, descriptors, list(plan.flags)))
-        self._selector.register(ours, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
+        descriptors = {plane: [one.fileno() for one in sockets] for plane, sockets in self._plan.listeners.items()}
+        worker.unsent = framed(Told(self._config, worker.number, descriptors, list(self._plan.flags)))
+        self._selector.register(warm.channel, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
+
+    def _warm_up(self, count: int) -> None:
+        """Starts processes that have no number yet. Raises OSError."""
+        listeners = [one.fileno() for sockets in self._plan.listeners.values() for one in sockets]
+        for _ in range(count):
+            ours, theirs = socket.socketpair()
+            try:
+                process = subprocess.Popen(  # noqa: S603  our own interpreter and module
+                    [*self._plan.command, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), *listeners),
+                )
+            except OSError:
+                ours.close()
+                raise
+            finally:
+                theirs.close()
+            ours.setblocking(False)
+            self._warm.append(_Warm(process, ours))
+
+    def _keep_warm(self, now: float) -> None:
+        """One process waits for the next death; where none can be had, that must not be in anybody's way."""
+        for warm in [warm for warm in self._warm if warm.process.poll() is not None]:
+            warm.channel.close()
+            self._warm.remove(warm)
+            self._warm_at = now + _PAUSES_S[-1]
+        if self._announced and not self._warm and now >= self._warm_at:
+            self._warm_at = now + _PAUSES_S[-1]
+            with suppress(OSError):
+                self._warm_up(1)
 
     def _reap(self) -> None:
         """Looks who died, says how, and when the next one starts."""
@@ -300,43 +344,6 @@ def how_died(status: int) -> str:
         return f"killed by {signal.Signals(-status).name}"
     except ValueError:
         return f"killed by signal {-status}"
-
-
-def listen(host: str, port: int, tries: int = LISTEN_TRIES) -> list[socket.socket]:
-    """Sockets that listen on every address of a name, on one port. Raises OSError."""
-    while True:
-        try:
-            return _listen(host, port)
-        except OSError as error:
-            tries -= 1
-            if error.errno != errno.EADDRINUSE or tries <= 0:
-                raise
-        select.select((), (), (), LISTEN_PAUSE_S)
-
-
-def _listen(host: str, port: int) -> list[socket.socket]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    opened: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            one = socket.socket(family, kind, protocol)
-            opened.append(one)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.bind((address[0], opened[0].getsockname()[1] if port == 0 and len(opened) > 1 else port, *address[2:]))
-            one.listen(BACKLOG)
-    except OSError:
-        for one in opened:
-            one.close()
-        raise
-    return opened
-
-
-def url_of(name: Sequence[Any]) -> str:
-    """A socket's own name as a URL."""
-    host = name[0]
-    return f"http://{f'[{host}]' if ':' in host else host}:{name[1]}"
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import socket
@@ -19,17 +18,17 @@ from gateway.core.errors import ConfigError
 from gateway.edge import supervisor
 from gateway.edge.clock import SystemClock
 from gateway.edge.leash import Text
-from gateway.edge.supervisor import Plan, Supervisor, WorkersFailed, how_died, listen, signals, url_of
+from gateway.edge.supervisor import Plan, Supervisor, WorkersFailed, how_died, signals
 
-# A worker that does what the configuration's words say: `die`, `fail`, `stuck`, `stubborn`, each for one number or `*`.
+# A worker that does what the words say: `die`, `fail`, `stubborn`, each for one number or `*`; or is `stuck` at once.
 WORKER = """
 import json, os, signal, socket, sys, time
 channel = socket.socket(fileno=int(sys.argv[-1]))
 words = os.environ["WORKER_WORDS"].split()
-if "stuck2" in words and os.path.exists(words[0] + "/1"):
+if "stuck" in words:
     time.sleep(60)
 lines = channel.makefile("rb")
-told = json.loads(lines.readline())
+told = json.loads(lines.readline() or sys.exit())
 number, config = told["worker"], told["config"]
 open(f"{words[0]}/{number}", "a").write(config["text"].strip() + "\\n")
 is_told = lambda word: {word + "*", word + str(number)} & set(words)
@@ -211,9 +210,34 @@ def test_a_file_with_an_error_goes_to_nobody(house: House) -> None:
 
 def test_a_worker_that_does_not_read_holds_up_nobody(house: House) -> None:
     """A configuration that is larger than the pair's buffer waits for its reader alone."""
-    house.start(3, "stuck2", "x" * 1_000_000)
-    until(lambda: 1 == len(house.said("worker_ready")))
+    house.start(2, "stuck", "x" * 1_000_000)
+    until(lambda: house.said("supervising"))
     house.signal(signal.SIGHUP)
+    house.stop()
+    assert house.failed is None
+
+
+def test_a_warm_process_waits_for_the_next_death(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It becomes the worker at once, and another one is warmed up; one that dies is replaced as well."""
+    monkeypatch.setattr(supervisor, "WARM_AFTER_S", 0.0)
+    monkeypatch.setattr(supervisor, "_PAUSES_S", (0.0,))
+    house.start(1)
+    for _ in range(2):
+        until(lambda: house.announced and house.supervisor._warm)
+        (warm,) = house.supervisor._warm
+        begun = len(house.said("worker_ready"))
+        os.kill(house.said("worker_ready")[-1]["pid"], signal.SIGKILL)
+        until(lambda: len(house.said("worker_ready")) > begun)  # noqa: B023 - used at once
+        assert warm.process.pid == house.said("worker_ready")[-1]["pid"]
+    until(lambda: house.supervisor._warm)
+    (warm,) = house.supervisor._warm
+    os.kill(warm.process.pid, signal.SIGKILL)
+
+    def another() -> bool:
+        house.signal(signal.SIGCHLD)  # which the system sends to the main thread only
+        return house.supervisor._warm not in ([], [warm])
+
+    until(another)
     house.stop()
     assert house.failed is None
 
@@ -233,30 +257,6 @@ def test_what_does_not_end_is_killed(house: House, monkeypatch: pytest.MonkeyPat
 def test_how_a_process_died_is_said_in_words(status: int, words: str) -> None:
     """By its exit status."""
     assert words == how_died(status)
-
-
-def test_it_listens_on_every_address_of_a_name_on_one_port() -> None:
-    """A port that is taken raises; IPv6 is spelled in brackets."""
-    opened = listen("localhost", 0)
-    port = opened[0].getsockname()[1]
-    try:
-        assert {port} == {one.getsockname()[1] for one in opened}
-        socket.create_connection(("localhost", port), 5).close()
-        with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
-            listen("localhost", port, tries=2)
-    finally:
-        for one in opened:
-            one.close()
-    assert "http://127.0.0.1:80" == url_of(("127.0.0.1", 80))
-    assert "http://[::1]:80" == url_of(("::1", 80, 0, 0))
-
-
-def test_a_port_that_comes_free_in_a_moment_is_waited_for() -> None:
-    """Workers whose supervisor was killed need one to let go of it."""
-    (held,) = listen("127.0.0.1", 0)
-    threading.Timer(0.15, held.close).start()
-    (got,) = listen("127.0.0.1", held.getsockname()[1])
-    got.close()
 
 
 def test_signals_become_bytes() -> None:
