@@ -78,9 +78,8 @@ def _told(facts: dict[str, Any]) -> list[str]:
         f"{count(facts['runs'], 'run')}; looked through in {facts['seconds']:.2f} s"
     ]
     if facts["held"]:
-        whose = (
-            "under way" if facts["gateways"] else "left behind by a gateway that is gone; the next start charges them"
-        )
+        alive = "under way, or of a gateway that died a moment ago"
+        whose = alive if facts["gateways"] else "left behind by a gateway that is gone; the next start charges them"
         lines.append(f"{count(facts['held'], 'reservation is', 'reservations are')} held: {whose}")
     if facts["sound"]:
         lines.append("sound: every balance is the sum of its rows, and every invariant (I1 to I8) holds")

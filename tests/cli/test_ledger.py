@@ -4,14 +4,16 @@ import asyncio
 import json
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from gateway.core.ledger.schema import hold_from, hold_row
 from gateway.core.types import Exchange
 from gateway.edge.clock import SystemClock
 from gateway.stores.sqlite import SqliteStore
-from tests.ledgers import charge, exchange, order
+from tests.ledgers import charge, exchange, killed, order
 
 
 @pytest.fixture
@@ -127,6 +129,40 @@ def test_an_audit_runs_beside_a_gateway(ledger, meterbox):
     assert (0, "") == (status, err)
     assert "1 reservation is held: under way" in out
     assert 700_000_012 == spent(ledger)
+
+
+def test_a_hold_that_nobody_swept_is_told(ledger, meterbox, tmp_path):
+    """I8: past its deadline while a gateway lives; without one it waits for the next start, which is no finding."""
+
+    async def leave() -> None:
+        store = opened(ledger)
+        await store.open()
+        await store.reserve(order("c9", charge("run/R/nusd", 7, limit=10**10), deadline_at=SystemClock().now() + 1e6))
+        killed(ledger.parent, tmp_path / "left")
+        await store.close()
+
+    asyncio.run(leave())
+    left = tmp_path / "left" / "ledger.db"
+    shutil.move(left, ledger)
+    for end in ("-wal", "-shm"):
+        ledger.with_name(f"ledger.db{end}").unlink(missing_ok=True)
+        if left.with_name(f"ledger.db{end}").exists():
+            shutil.move(left.with_name(f"ledger.db{end}"), ledger.with_name(f"ledger.db{end}"))
+    status, out, _ = meterbox("ledger", "audit")
+    assert (0, True) == (status, "1 reservation is held: under way, or of a gateway that died a moment ago" in out), out
+    with closing(sqlite3.connect(ledger)) as line:
+        (data,) = line.execute("SELECT data FROM reservation WHERE id = 'c9/1'").fetchone()
+        hold = hold_from(data)
+        hold.deadline_at = 5.0
+        line.execute("UPDATE reservation SET deadline_at = 5, data = ? WHERE id = 'c9/1'", (hold_row(hold)[-1],))
+        line.commit()
+    status, out, _ = meterbox("ledger", "audit")
+    assert (1, True) == (status, "I8 c9/1 is held past its deadline" in out)
+    with closing(sqlite3.connect(ledger)) as line:
+        line.execute("UPDATE instance SET lease_until = 6")
+        line.commit()
+    status, out, _ = meterbox("ledger", "audit")
+    assert (0, True) == (status, "left behind by a gateway that is gone" in out)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"SQLite format 3\0garbage", b"not a database at all" * 99])
