@@ -42,13 +42,14 @@ def command() -> None:
 def audit(ctx: click.Context, config: Path | None, as_json: bool) -> None:
     """Recompute every balance from its rows. Exit status 1 if an invariant fails, with the account and the figures."""
     from gateway.edge.clock import SystemClock
+    from gateway.stores.sqlite.inspect import audit_file
 
     settings, clock = settings_of(config), SystemClock()
     begun = clock.mono()
     with reading_of(settings) as query:
         sizes = {name: query(f"SELECT count(*) FROM {name}", ())[0][0] for name in _COUNTED}  # noqa: S608  constants
         alive = query("SELECT count(*) FROM instance WHERE lease_until >= ?", (clock.now(),))[0][0]
-        found = audited(query, clock.now() - _SWEPT_S if alive else None)
+        found = audit_file(ledger_of(settings), clock.now() - _SWEPT_S if alive else None)
         left = query("SELECT count(*) FROM reservation WHERE state = 'held'", ())[0][0]
     took = clock.mono() - begun
     facts: dict[str, Any] = {
@@ -62,13 +63,6 @@ def audit(ctx: click.Context, config: Path | None, as_json: bool) -> None:
         click.echo("\n".join(_told(facts)))
     if found:
         ctx.exit(1)
-
-
-def audited(query: Query, overdue: float | None) -> list[str]:
-    """What is wrong with the balances, in words that begin with the invariant's number."""
-    from gateway.core.ledger.audit_sql import audit_tables
-
-    return list(audit_tables(query, overdue))
 
 
 def _told(facts: dict[str, Any]) -> list[str]:
