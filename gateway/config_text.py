@@ -63,7 +63,7 @@ def read_file(file: FilePath, origins: Origins, raw: bytes | None = None) -> dic
     except OSError as error:
         raise ConfigError(f"{file}: can't be read ({error.strerror}): check the path given with --config") from error
     except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
+        line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError(f"{file}:{line}: not UTF-8: save the file as UTF-8") from error
     try:
         tree = tomllib.loads(text, parse_float=Decimal)
