@@ -63,7 +63,7 @@ class Rooms:
         self.call: Call = self.chat.decode(self.inbound, self.provider)
         self.run = identify(self.inbound, self.call, self.index, self.clock.new_id)
         self.way = Way(self.inbound, self.provider, self.chat, RecordingOutlet())
-        self.step = begin(self.way, self.call, self.run, (), "call_1")
+        self.step = begin(self.way, self.call, self.run, (), self.clock)
         card = self.prices.card(self.provider, self.call.model, self.inbound.at)
         self.step.offer = quote(self.call, card, Policy())
         self.reply: Reply = self.chat.whole(self.call, 200, ANSWER)
@@ -101,7 +101,7 @@ class Rooms:
 
     def closed(self) -> object:
         """The record made, closed and spelled for the journal; the answer's headers."""
-        step = begin(self.way, self.call, self.run, (), "call_1")
+        step = begin(self.way, self.call, self.run, (), self.clock)
         step.offer = self.step.offer
         outcome.close(step, Ending(status=200), self.reply, self.prices, 1.0)
         headers.to_client(ANSWERED)
