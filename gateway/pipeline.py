@@ -68,6 +68,8 @@ class Pipeline:
             return await reserve.admit(self._p, step)
         except StoreFailed as failure:
             return order.unavailable(str(failure), step.run.id)
+        except Undecodable as failure:
+            return order.turned_away(failure)
 
     async def _forward(self, step: Step) -> None:
         """Sends it on; whatever comes of it ends in `_settle`."""

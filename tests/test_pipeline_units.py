@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.types import Key
+from gateway.core.types import Denied, Key, Run
 from gateway.core.windows import Calendar
 from gateway.rules.budget import Budget
 from tests.fakes import RecordingOutlet
@@ -144,6 +144,18 @@ async def test_a_child_is_refused_in_its_parents_name() -> None:
     outlet = await world.call(run="other", x_meterbox_parent_run_id="root")
     assert "The budget of the parent run root has made 2 of its 2 calls" in error(outlet)["message"]
     assert "run" == error(outlet)["details"]["scope"] and world.sound()
+
+
+async def test_a_circle_that_another_process_told_of_is_refused() -> None:
+    """What the ledger knows of the line above a run may close one: 400, nothing sent, nothing held."""
+    world = World(whole(), budgets=budget("calls", 5))
+    await world.call()
+    await world.call(run="top", x_meterbox_parent_run_id="r")
+    world.faulty.says["reserve"] = Denied("", "", "stale")
+    world.faulty.says["run"] = Run("r", "r", parent="top")
+    outlet = await world.call()
+    assert (400, "invalid_request") == (outlet.status, error(outlet)["code"])
+    assert 2 == len(world.upstream.sent) and 0 == world.held()
 
 
 # --------------------------------------------------------------------------- a last call

@@ -146,7 +146,8 @@ def _sized(charge: Charge, sizes: Mapping[str, tuple[int, int]]) -> Charge:
 def _expected(p: Parts, step: Step, charges: Sequence[Charge]) -> int | None:
     """Output per choice to hold for at first, where every limit that output is paid from goes by what is expected.
 
-    Only of an answer that streams: what comes in one piece can't be cut. Nor can thoughts that nobody sees.
+    Only of an answer that streams: what comes in one piece can't be cut. Nor can thoughts that nobody sees, nor what a
+    tool of the provider's own reads meanwhile.
     """
     call = step.call
     if not call.stream or call.size.thinking is not None or call.size.hosted:
