@@ -51,6 +51,7 @@ def test_of_many_runs_those_that_spent_most_are_shown(box, meterbox):
         box.answers[f"GET /api/budgets?run=r-{number}&limit=10000"] = {"items": mine, "next_cursor": None}
     out = meterbox("budget")[1]
     assert [f"r-{n}" for n in range(24, 14, -1)] == [line.split()[2] for line in out.split("\n")[1:11]]
+    assert 10 == out.count("per-run")
     assert "and 15 more runs" in out and "parent" not in out
 
 
