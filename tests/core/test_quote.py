@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.core.presets import PRESETS
 from gateway.core.price import CLASSES, RESULT_TOKENS, RateCard, Rates, bound
-from gateway.core.quote import LEAST_THINKING, Policy, Quote, limit_for, quote
+from gateway.core.quote import LEAST_THINKING, MOST_NUSD, PAID_IN, Policy, Quote, limit_for, quote, tightest
 from gateway.core.tokens import FRAMING
 from gateway.core.types import Call, Hosted, Size
 
@@ -143,3 +143,31 @@ def test_a_granted_limit_costs_no_more_than_the_grant(above: int, choices: int, 
 def test_policies_have_the_defaults_of_the_page(field: str):
     """256, 8192, clamping (design.md sections 2 and 5)."""
     assert {"min_output": 256, "default_max_output": 8192, "clamp": True}[field] == getattr(POLICY, field)
+
+
+@given(
+    st.integers(0, 10**5),
+    st.integers(0, 10**6),
+    st.integers(1, 4),
+    st.one_of(st.none(), st.integers(1, 5000)),
+    st.sampled_from([CARD, None]),
+    st.sampled_from([(), (Hosted("web_search", 2, True),)]),
+)
+def test_a_granted_limit_fits_both_units(
+    above: int, money: int, choices: int, asked: int | None, card: Any, tools: Any
+):
+    """Whatever is granted of dollars and of tokens, with a price or without: the limit costs no more of either, and
+    where one is set, not one token less is let through than the shorter of the two pays for."""
+    one = call(asked_output=asked, choices=choices, hosted=tools)
+    got = quote(one, card, POLICY)
+    extra = {"tokens": above, "nusd": money}
+    granted = {unit: min(want, least + extra.get(unit, 0)) for unit, (want, least) in got.sizes.items()}
+    limit = limit_for(one, got, granted)
+    assert got.terms is not None
+    output = got.output if limit is None else limit
+    assert min(got.output, 256) <= output <= got.output
+    for unit, bound_of in PAID_IN.items():
+        assert min(MOST_NUSD, bound_of(got.terms, output)) <= granted[unit]
+    if limit is not None and limit < got.output:
+        unit = tightest(got, granted)
+        assert PAID_IN[unit](got.terms, limit + 1) > granted[unit]
