@@ -196,7 +196,10 @@ def explain(row: Row) -> list[str]:
     said = [*_of_sources(row), *_of_requests(row)]
     if said:
         return said
-    if not any(row.difference(theirs, ours) for theirs, ours in TOKENS):
+    tokens = [row.difference(theirs, ours) for theirs, ours in TOKENS]
+    if all(one is None for one in tokens):
+        return ["the price differs, or calls went past the gateway: the report states no tokens that could tell"]
+    if not any(tokens):
         return ["the tokens agree: the price differs (`meterbox prices` shows ours; [[prices.overrides]] has your own)"]
     return ["the provider counted other tokens than its answers told, or calls went past the gateway"]
 

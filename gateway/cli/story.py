@@ -154,7 +154,9 @@ def by_model(calls: Sequence[Item]) -> list[dict[str, Any]]:
         row["output_tokens"] += call["usage"].get("output_tokens") or 0
         row["nusd"] += int(Decimal(call["cost_usd"] or "0").scaleb(9))
     rows = sorted(found.values(), key=lambda row: -row["nusd"])
-    return [{**row, "cost_usd": f"{Decimal(row.pop('nusd')).scaleb(-9):f}"} for row in rows]
+    for row in rows:
+        row["cost_usd"] = f"{Decimal(row.pop('nusd')).scaleb(-9):f}"
+    return rows
 
 
 def _went(facts: Facts) -> Iterator[str]:

@@ -111,6 +111,7 @@ def test_tokens_alone_are_compared_where_no_cost_is_stated() -> None:
         ("1,200,80,20,0.1", [call(), call()], "the provider counts 1 request, the gateway 2: some were not billed"),
         ("1,100,40,10,0.1", [call()], "the tokens agree: the price differs"),
         (",150,40,10,0.1", [call()], "the provider counted other tokens"),
+        (",,,,0.1", [call()], "the report states no tokens that could tell"),
     ],
 )
 def test_a_difference_is_explained(line: str, calls: list[Exchange], says: str) -> None:

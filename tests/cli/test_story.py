@@ -148,6 +148,7 @@ def test_sums_are_exact() -> None:
     calls = [call(1, "m", "0.000000001"), call(2, "m", "0.000000002"), call(3, "n", None, cost_source="unknown_model")]
     rows = by_model([*calls, call(4, "o", "0", **REFUSED)])
     assert [("m", "0.000000003"), ("n", "0.000000000")] == [(row["model"], row["cost_usd"]) for row in rows]
+    assert {"model", "calls", "input_tokens", "output_tokens", "cost_usd"} == set(rows[0])
 
 
 def test_a_context_that_shrinks_was_filled_by_nobody() -> None:
