@@ -112,6 +112,25 @@ async def test_a_full_disk_closes_admission_until_there_is_room(tmp_path: Path, 
         await outage(gateway, provider, lambda: filled(disk), (disk / "filler").unlink)
 
 
+async def test_workers_recover_each_by_itself(tmp_path: Path, provider: ScriptedProvider) -> None:
+    """Two processes on one full disk: neither serves, neither dies, both serve again when there is room."""
+    gateway = Gateway(tmp_path, scripted(provider, BUDGET), workers=2)
+    with small_disk(tmp_path / "state") as disk, running(gateway):
+        alive = gateway.pids()
+        before = [await call(gateway, "R", chat()) for _ in range(8)]
+        assert {200} == {answer.status for answer in before}
+        filler = filled(disk)
+        during = await asyncio.gather(*[call(gateway, "R", chat()) for _ in range(40)])
+        assert {503} == {answer.status for answer in during}
+        assert 8 == len(provider.calls)
+        filler.unlink()
+        await until(lambda: all(200 == ready(gateway) for _ in range(40)))  # each connection may meet the other one
+        after = await asyncio.gather(*[call(gateway, "R", chat()) for _ in range(40)])
+        assert {200} == {answer.status for answer in after}
+        assert alive == gateway.pids()
+        await balanced(gateway, provider)
+
+
 @pytest.mark.parametrize("why", [errno.EIO, errno.EROFS], ids=errno.errorcode.get)
 async def test_a_disk_that_takes_no_write_closes_admission(
     tmp_path: Path, provider: ScriptedProvider, faults: Faults, why: int
