@@ -54,6 +54,7 @@ class Prompt(Struct, frozen=True):
     limit: int | None = None
     tools: tuple[str, ...] = ()
     tool_results: int = 0
+    choices: int = 1  # answers side by side (`n`), each of them billed
     tools_barred: bool = False  # `tool_choice` none: they stay listed, none may be called
     usage_asked: bool = False
 
@@ -77,6 +78,7 @@ class Answer(Struct, frozen=True):
     finish: str  # stop | length | tool
     input_tokens: int
     cached_tokens: int
+    choices: int = 1
 
     @property
     def text(self) -> str:
@@ -91,7 +93,7 @@ class Answer(Struct, frozen=True):
     @property
     def output_tokens(self) -> int:
         """All that is billed as output."""
-        return self.reasoning_tokens + len(self.words) + self.tool_tokens
+        return (self.reasoning_tokens + len(self.words) + self.tool_tokens) * self.choices
 
 
 def tokens_of(body: bytes) -> int:
@@ -119,6 +121,7 @@ def answer(prompt: Prompt, script: Script, number: int) -> Answer:
         finish="length" if cut else "tool" if tool else "stop",
         input_tokens=prompt.input_tokens,
         cached_tokens=min(script.cached_tokens, prompt.input_tokens),
+        choices=prompt.choices,
     )
 
 

@@ -25,6 +25,7 @@ def read(body: bytes) -> Prompt:
         limit=min(limits) if limits else None,
         tools=tuple(tool["function"]["name"] for tool in asked.get("tools") or ()),
         tool_results=sum(1 for message in asked["messages"] if message.get("role") == "tool"),
+        choices=asked.get("n") or 1,
         tools_barred=asked.get("tool_choice") == "none",
         usage_asked=bool((asked.get("stream_options") or {}).get("include_usage")),
     )
@@ -37,7 +38,7 @@ def usage(said: Answer) -> dict[str, Any]:
         "completion_tokens": said.output_tokens,
         "total_tokens": said.input_tokens + said.output_tokens,
         "prompt_tokens_details": {"cached_tokens": said.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": said.reasoning_tokens},
+        "completion_tokens_details": {"reasoning_tokens": said.reasoning_tokens * said.choices},
     }
 
 
@@ -52,46 +53,47 @@ def whole(said: Answer, with_usage: bool) -> bytes:
     message: dict[str, Any] = {"role": "assistant", "content": said.text or None, "refusal": None}
     if said.tool:
         message["tool_calls"] = [_tool_call(said)]
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _FINISH[said.finish]}
+    choice = {"message": message, "logprobs": None, "finish_reason": _FINISH[said.finish]}
     spelled = {"id": f"chatcmpl-{said.id}", "object": "chat.completion", "created": 1_750_000_000, "model": said.model}
-    spelled["choices"] = [choice]
+    spelled["choices"] = [{"index": index, **choice} for index in range(said.choices)]
     if with_usage:
         spelled["usage"] = usage(said)
     return json.dumps(spelled).encode()
 
 
 def stream(said: Answer, prompt: Prompt, with_usage: bool, chunk_tokens: int) -> Iterator[tuple[bytes, int]]:
-    """Events, each with the output tokens made by then. Usage only if it was asked for."""
-    made = said.reasoning_tokens
-    yield _event(said, {"role": "assistant", "content": ""}), made
-    for start in range(0, len(said.words), chunk_tokens):
-        piece = said.words[start : start + chunk_tokens]
-        made += len(piece)
-        yield _event(said, {"content": "".join(piece)}), made
-    if said.tool:
-        call = _tool_call(said)
-        arguments = call["function"].pop("arguments")
-        half = len(arguments) // 2
-        yield (
-            _event(said, {"tool_calls": [{"index": 0, **call, "function": {**call["function"], "arguments": ""}}]}),
-            made,
-        )
-        yield (
-            _event(said, {"tool_calls": [{"index": 0, "function": {"arguments": arguments[:half]}}]}),
-            said.output_tokens,
-        )
-        yield (
-            _event(said, {"tool_calls": [{"index": 0, "function": {"arguments": arguments[half:]}}]}),
-            said.output_tokens,
-        )
-    yield _event(said, {}, _FINISH[said.finish]), said.output_tokens
+    """Events, each with the output tokens made by then; one choice after another. Usage only if it was asked for."""
+    each = said.output_tokens // said.choices
+    for index in range(said.choices):
+        for event, made in _choice(said, index, chunk_tokens):
+            yield event, index * each + made
     if with_usage and prompt.usage_asked:
         yield _spell(said, [], {"usage": usage(said)}), said.output_tokens
     yield b"data: [DONE]\n\n", said.output_tokens
 
 
-def _event(said: Answer, delta: dict[str, Any], finish: str | None = None) -> bytes:
-    return _spell(said, [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}], {})
+def _choice(said: Answer, index: int, chunk_tokens: int) -> Iterator[tuple[bytes, int]]:
+    """Events of one choice, each with the tokens of this choice so far."""
+    made = said.reasoning_tokens
+    yield _event(said, index, {"role": "assistant", "content": ""}), made
+    for start in range(0, len(said.words), chunk_tokens):
+        piece = said.words[start : start + chunk_tokens]
+        made += len(piece)
+        yield _event(said, index, {"content": "".join(piece)}), made
+    if said.tool:
+        call = _tool_call(said)
+        arguments = call["function"].pop("arguments")
+        half = len(arguments) // 2
+        begun = {"index": 0, **call, "function": {**call["function"], "arguments": ""}}
+        yield _event(said, index, {"tool_calls": [begun]}), made
+        made += said.tool_tokens
+        for part in (arguments[:half], arguments[half:]):
+            yield _event(said, index, {"tool_calls": [{"index": 0, "function": {"arguments": part}}]}), made
+    yield _event(said, index, {}, _FINISH[said.finish]), made
+
+
+def _event(said: Answer, index: int, delta: dict[str, Any], finish: str | None = None) -> bytes:
+    return _spell(said, [{"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}], {})
 
 
 def _spell(said: Answer, choices: list[Any], more: dict[str, Any]) -> bytes:

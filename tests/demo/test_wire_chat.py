@@ -59,3 +59,15 @@ def test_errors_have_openais_shape():
     assert {"message": "why", "type": "server_error", "param": None, "code": "x"} == json.loads(
         wire_chat.error(500, "x", "why")
     )["error"]
+
+
+def test_every_choice_is_made_and_billed():
+    """`n` answers side by side: each stands in the whole answer and in the stream, and their tokens add up."""
+    three = Answer("1", "m", (" a", " b"), 2, None, "stop", 10, 0, choices=3)
+    whole = json.loads(wire_chat.whole(three, True))
+    assert [0, 1, 2] == [choice["index"] for choice in whole["choices"]]
+    assert 12 == whole["usage"]["completion_tokens"]
+    made = list(wire_chat.stream(three, Prompt("m", True, 10, usage_asked=True), True, 1))
+    assert 12 == made[-1][1]
+    assert sorted(tokens for _, tokens in made) == [tokens for _, tokens in made]
+    assert 3 == wire_chat.read(b'{"model": "m", "messages": [], "n": 3}').choices

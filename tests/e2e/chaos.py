@@ -209,7 +209,7 @@ def explain(gateway: Gateway, provider: ScriptedProvider, known: dict[str, str])
         for one in calls:
             charged = nusd(one["cost_usd"])
             payer = known.get(one["call_id"])
-            due = billed_to[payer] if payer is not None else None
+            due = billed_to.get(payer, 0) if payer is not None else None
             if one["cost_source"] in ("presumed", "estimate"):
                 presumed += 1
                 bounds.append(charged)
@@ -225,7 +225,7 @@ def explain(gateway: Gateway, provider: ScriptedProvider, known: dict[str, str])
         assert len(left) <= len(bounds), f"{run}: {left} billed, only {bounds} presumed"
         assert all(due <= bound for due, bound in zip(left, bounds, strict=False)), f"{run}: {left} above {bounds}"
         difference += sum(bounds) - sum(left)
-    spent = sum(amount for (amount,) in ask(gateway, "SELECT spent FROM account WHERE name LIKE 'global/all/nusd%'"))
+    spent = sum(amount for (amount,) in ask(gateway, "SELECT spent FROM account WHERE name LIKE 'run/%/nusd'"))
     assert difference == spent - provider.bill_nusd()
     return presumed, difference
 
