@@ -417,6 +417,16 @@ async def test_spent_alone_ends_the_wait_behind_others_too(store: AnyStore) -> N
     await first
 
 
+async def test_a_caller_who_lowers_the_limit_sends_home_whom_it_leaves_without_hope(store: AnyStore) -> None:
+    """The wait ends at once when spent alone makes it hopeless, also where another call's header did that."""
+    await spend(store, "c1", 400)
+    await granted(store, "c2", charge(want=500))
+    waits = await parked(store, "c3", charge(want=300))
+    await denied(store, "c4", charge(want=600, lower=600))
+    no = await asyncio.wait_for(waits, 1)
+    assert isinstance(no, Denied) and ("limit", 600) == (no.reason, no.balance and no.balance.limit)
+
+
 async def test_patience_counts_from_the_last_settle(store: AnyStore, clock: FakeClock) -> None:
     """30 s after the last hold of that account settled, not after the order came."""
     await granted(store, "c1", charge(want=100))

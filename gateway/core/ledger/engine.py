@@ -54,6 +54,9 @@ def reserve(book: Book, now: float, order: Order) -> Reservation | Denied | Lite
 def _place(book: Book, now: float, order: Order) -> Reservation | Denied | Literal[Waiting.WAITING]:
     for charge in order.charges:
         limits.look(book, charge, now)
+    if book.line.parked:  # a caller's lower limit may leave those who wait without hope
+        moved = [name for charge in order.charges for name in send_hopeless_home(book, now, charge.account)]
+        serve_line(book, now, moved)
     answer = _attempt(book, now, order, None)
     if not isinstance(answer, list):
         return answer
