@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import ceil
 
-from gateway.core.types import Charge, Exchange, Order, Reservation
+from gateway.core.types import Balance, Charge, Exchange, Order, Reservation
 from tests.properties.limits import Full, Limits
 
 UNHELD = ("tool_calls", "seconds", "age")
@@ -79,6 +79,13 @@ class Bookkeeper:
             granted = held[charge.unit]
             assert granted >= (charge.least if charge.clamp else charge.want)
             assert spent + beside + granted <= limit, f"P1 {name}: {spent} + {beside} + {granted} of {limit}"
+
+    def limited(self, said: Balance, now: float) -> None:
+        """An operator set a limit. Where nobody counted this unit of the run before, the answer says what it did."""
+        account, unit = said.account, said.account.split("/")[2]
+        first = self.limits.set(account, said.limit or 0, now)
+        if first and unit in ("calls", "tool_calls", "tokens") and not self.spent.get(account, 0):
+            self.spent[account] = said.spent
 
     # ------------------------------------------------------------- how a reservation ends
 

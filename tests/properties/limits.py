@@ -38,15 +38,17 @@ class Limits:
                 if before is None or lower < before:
                     self.cap[name] = lower
 
-    def set(self, account: str, limit: int, now: float) -> None:
-        """An operator's word."""
+    def set(self, account: str, limit: int, now: float) -> bool:
+        """An operator's word. Is it the first one about this unit of a run?"""
         kind, owner, unit = account.split("/")[:3]
         if kind == "run":
             self.began.setdefault(owner, now)
-            units = self.capped.setdefault(owner, [])
-            if unit != "nusd" and unit not in units:
-                units.append(unit)
+        units = self.capped.setdefault(owner, []) if kind == "run" else []
+        first = kind == "run" and unit != "nusd" and unit not in units
+        if first:
+            units.append(unit)
         self.cap[account] = limit
+        return first
 
     def in_full(self, order: Order, now: float) -> Full:
         """The accounts that this order charges at this instant: windows by name, and what its runs were capped in."""

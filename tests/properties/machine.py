@@ -297,8 +297,8 @@ class Life:
     def set_limit(self, dice: Dice) -> None:
         which, account, limit = dice.below(2), dice.pick(CAPPABLE), dice.pick((0, 1, 3, 20, 400, 700, 1500))
         got = self.ask(which, "set_limit", account, limit)
-        assert isinstance(got, Balance)
-        self.books.limits.set(account, limit, self.now)
+        assert isinstance(got, Balance) and (account, limit) == (got.account, got.limit)
+        self.books.limited(got, self.now)
         self.look_around(self.become(which))
 
     def gate(self, dice: Dice) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
-from hypothesis import HealthCheck, given, note, seed, settings
+from hypothesis import HealthCheck, Phase, given, note, seed, settings
 
 from tests.properties.machine import STEP_BYTES, live
 
@@ -31,7 +31,7 @@ def search(lives: int, steps: int, number: int) -> int:
     @seed(number)
     @settings(
         max_examples=lives, deadline=None, database=None, suppress_health_check=list(HealthCheck),
-        stateful_step_count=steps,
+        phases=(Phase.generate, Phase.shrink),
     )  # fmt: skip
     @given(processes=st.integers(1, 2), thrown=thrown)
     def any_order(processes: int, thrown: list[bytes]) -> None:
