@@ -74,7 +74,7 @@ class Bookkeeper:
             assert spent <= limit, f"{name}: {spent} tool calls of {limit}, and another call"
         elif charge.unit == "seconds":
             used = self.limits.age(name, now) if self.limits.is_age(name) else spent
-            assert used <= limit, f"{name}: {used} s of {limit}, and another call"
+            assert used < limit, f"{name}: {used} s of {limit}, and another call"
         else:
             granted = held[charge.unit]
             assert granted >= (charge.least if charge.clamp else charge.want)

@@ -77,7 +77,7 @@ def order_of(call: str, dice: Dice, now: float) -> Order:
     for account, limit, more in purse:
         unit: Any = account.split("/")[2]
         size = (max(sizes), min(sizes)) if unit in ("nusd", "tokens") else (1, 1)
-        if unit in ("tool_calls", "seconds"):
+        if unit == "tool_calls":
             size = (0, 0)
         first = account == purse[0][0] and unit == "nusd"
         charges.append(
@@ -100,5 +100,5 @@ def order_of(call: str, dice: Dice, now: float) -> Order:
     amounts = {"nusd": (max(sizes), min(sizes)), "tokens": (max(sizes), min(sizes)), "calls": (1, 1)}
     return Order(
         f"{call}/1", call, facts, tuple(charges), 0.0, now + (20 if short else 1e6), 30.0 if patient else 0.0, gates,
-        sizes={**amounts, "tool_calls": (0, 0), "seconds": (0, 0)},
+        sizes={**amounts, "tool_calls": (0, 0), "seconds": (1, 1)},
     )  # fmt: skip
