@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -150,6 +151,27 @@ async def test_a_disk_that_fails_to_sync_closes_admission(
         assert faults.synced >= before + 2  # reserve and settle
         provider.bill.rows.clear()
         await outage(gateway, provider, lambda: faults.syncs(errno.EIO), faults.syncs)
+
+
+async def test_a_heartbeat_that_fails_closes_admission(
+    tmp_path: Path, provider: ScriptedProvider, faults: Faults
+) -> None:
+    """One commit a second is synced: when that fails, what would be lost with the power is no longer served."""
+    with running(Gateway(tmp_path, scripted(provider, BUDGET)), faults) as gateway:
+        before, begun, served = faults.synced, time.monotonic(), 0
+        while time.monotonic() - begun < 3:
+            assert 200 == (await call(gateway, "R", chat())).status
+            served += 1
+        assert 2 <= faults.synced - before <= 8 + served // 10  # a beat a second, and a checkpoint now and then
+        faults.syncs(errno.EIO)
+        begun = time.monotonic()
+        while (await call(gateway, "R", chat())).status == 200:
+            assert time.monotonic() - begun < 5
+        assert re.search(r"I/O error|Input/output error", gateway.says("store_failed")[0]["why"])
+        faults.syncs()
+        await until(lambda: 200 == ready(gateway))
+        assert 200 == (await call(gateway, "R", chat())).status
+        await balanced(gateway, provider)
 
 
 async def test_a_slow_disk_is_waited_for(tmp_path: Path, provider: ScriptedProvider, faults: Faults) -> None:
