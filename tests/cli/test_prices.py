@@ -14,6 +14,7 @@ from gateway.cli.books import reading_of, writing_of
 from gateway.cli.diff import calls_of, compare, days_of
 from gateway.cli.report import read_report
 from gateway.config import load
+from gateway.core.ledger.schema import run_from
 from gateway.core.types import NUSD, Attempt, Charge, Order, Reservation, RunFacts, Usage
 from gateway.core.windows import Calendar
 from gateway.edge.admin import Surface
@@ -212,6 +213,20 @@ def test_two_bookings_at_once_book_once(ledger, tmp_path, meterbox):
 
     asyncio.run(both())
     assert NUSD == sum(cost for name, cost in shown(ledger)["costs"].items() if name in "c1 c2 c3 c4")
+
+
+def test_a_booking_is_no_sign_of_life(ledger, tmp_path, meterbox):
+    """What is learnt of an old call leaves when its run was last seen, and how it was, as they are."""
+
+    def latest() -> list[Any]:
+        with closing(sqlite3.connect(ledger)) as line:
+            runs = [run_from(data) for (data,) in line.execute("SELECT data FROM run ORDER BY key")]
+        return [(run.key, run.last_at, run.last_outcome) for run in runs]
+
+    before = latest()
+    mini = billed("0.000000007", "gpt-4o-mini")
+    assert 0 == meterbox("prices", "diff", report(tmp_path, billed("1.0"), mini), "--book")[0]
+    assert before == latest()
 
 
 def test_nothing_goes_below_zero_and_what_no_call_can_take_is_said(ledger, tmp_path, meterbox):

@@ -154,7 +154,8 @@ def _tell(book: Book, now: float, hold: Hold, exchange: Exchange, findings: Sequ
     run = runs.known(book, hold.run, now)
     tally = runs.tally_of(exchange)
     runs.count(run, tally, hold.tally)
-    runs.note_latest(run, exchange, now)
+    if not hold.told or exchange.ended_at >= run.last_at:  # what is learnt of an old call makes it no latest one
+        runs.note_latest(run, exchange, now)
     book.dirty.runs.add(run.key)
     book.dirty.holds.add(hold.id)
     book.write(now, "amend" if hold.told else "call", hold.run, hold.call_id, exchange)
