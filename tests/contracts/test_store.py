@@ -423,8 +423,22 @@ async def test_a_caller_who_lowers_the_limit_sends_home_whom_it_leaves_without_h
     await granted(store, "c2", charge(want=500))
     waits = await parked(store, "c3", charge(want=300))
     await denied(store, "c4", charge(want=600, lower=600))
-    no = await asyncio.wait_for(waits, 1)
+    no = await asyncio.wait_for(waits, 10)
     assert isinstance(no, Denied) and ("limit", 600) == (no.reason, no.balance and no.balance.limit)
+
+
+async def test_who_can_not_be_clamped_is_hopeless_by_what_he_wants(store: AnyStore) -> None:
+    """An order that takes all or nothing doesn't stand behind others for room that is too small for all."""
+    await granted(store, "c1", charge(want=300))
+    await granted(store, "c2", charge(want=600))
+    first = await parked(store, "c3", charge(want=500))
+    waits = await parked(store, "c4", charge(want=600, least=10, clamp=False))
+    await store.settle("c1/1", {"nusd": 450}, exchange("c1", 450))
+    no = await asyncio.wait_for(waits, 10)
+    assert isinstance(no, Denied) and ("limit", 600) == (no.reason, no.needed)
+    assert not first.done()
+    store.forget("c3/1")
+    await first
 
 
 async def test_patience_counts_from_the_last_settle(store: AnyStore, clock: FakeClock) -> None:

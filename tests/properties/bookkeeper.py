@@ -80,10 +80,10 @@ class Bookkeeper:
             assert granted >= (charge.least if charge.clamp else charge.want)
             assert spent + beside + granted <= limit, f"P1 {name}: {spent} + {beside} + {granted} of {limit}"
 
-    def limited(self, said: Balance, now: float) -> None:
+    def limited(self, said: Balance, limit: int, now: float) -> None:
         """An operator set a limit. Where nobody counted this unit of the run before, the answer says what it did."""
         account, unit = said.account, said.account.split("/")[2]
-        first = self.limits.set(account, said.limit or 0, now)
+        first = self.limits.set(account, limit, now)
         if first and unit in ("calls", "tool_calls", "tokens") and not self.spent.get(account, 0):
             self.spent[account] = said.spent
 

@@ -138,7 +138,7 @@ class Life:
             if isinstance(ours, Denied) and isinstance(theirs, Denied):
                 return True
             if isinstance(ours, Balance) and isinstance(theirs, Balance):
-                return (ours.account, ours.limit) == (theirs.account, theirs.limit)
+                return ours.account == theirs.account
             if isinstance(ours, Reservation) and isinstance(theirs, Reservation):
                 return (ours.id, ours.granted) == (theirs.id, theirs.granted)
         return bool(ours == theirs)
@@ -297,8 +297,8 @@ class Life:
     def set_limit(self, dice: Dice) -> None:
         which, account, limit = dice.below(2), dice.pick(CAPPABLE), dice.pick((0, 1, 3, 20, 400, 700, 1500))
         got = self.ask(which, "set_limit", account, limit)
-        assert isinstance(got, Balance) and (account, limit) == (got.account, got.limit)
-        self.books.limited(got, self.now)
+        assert isinstance(got, Balance)
+        self.books.limited(got, limit, self.now)
         self.look_around(self.become(which))
 
     def gate(self, dice: Dice) -> None:

@@ -99,6 +99,6 @@ def order_of(call: str, dice: Dice, now: float) -> Order:
     gates = (f"run/{run}", *(("run/P",) if run == "K" and knows_all else ()), "agent/a", "global")
     amounts = {"nusd": (max(sizes), min(sizes)), "tokens": (max(sizes), min(sizes)), "calls": (1, 1)}
     return Order(
-        f"{call}/1", call, facts, tuple(charges), 0.0, now + (20 if short else 1e6), 30.0 if patient else 0.0, gates,
+        f"{call}/1", call, facts, tuple(charges), now, now + (20 if short else 1e6), 30.0 if patient else 0.0, gates,
         sizes={**amounts, "tool_calls": (0, 0), "seconds": (1, 1)},
     )  # fmt: skip

@@ -75,7 +75,7 @@ class Line:
             if queue is None:
                 queue = self.queues[name] = Queue()
             queue.watch[parked.ticket] = parked
-            queue.peak = max(queue.peak, charge.least)
+            queue.peak = max(queue.peak, charge.least if charge.clamp else charge.want)
         self.block(parked, blocked)
         return parked
 
