@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,8 @@ def test_any_damage_is_found_by_both(damages: list[tuple[Any, ...]]) -> None:
         assert ([], []) == both(connection)
         for sql, first, *more in damages:
             words = [first, *more] if sql.count("{}") < 4 else [first, first, *more]
-            connection.execute(sql.format(*words))
+            with suppress(sqlite3.IntegrityError):  # damage that the tables themselves refuse: a second carried row
+                connection.execute(sql.format(*words))
         known, found = both(connection, 50.0)
         assert known == found
 
