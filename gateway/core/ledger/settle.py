@@ -29,7 +29,8 @@ def conclude(book: Book, now: float, hold: Hold, state: str, amounts: dict[str, 
     kind = "trueup" if late else _ROW_KIND[state]
     charged = {unit: min(max(0, amounts.get(unit, 0)), AMOUNT_MOST) for unit in hold.held}
     if "seconds" in charged:  # of the call itself; what is said later of it changes nothing
-        charged["seconds"] = hold.charged["seconds"] if late else max(0, ceil(now - hold.created_at))
+        until = min(now, hold.deadline_at)  # nobody waited longer: a gateway that is down lets no seconds pass
+        charged["seconds"] = hold.charged["seconds"] if late else max(0, ceil(until - hold.created_at))
     touched = []
     for name, unit in hold.accounts:
         account = book.account(name)
@@ -136,7 +137,9 @@ def _move(book: Book, now: float, hold: Hold, actual: dict[str, int] | None, exc
     if exchange.cost_source == "presumed":
         if hold.state == PRESUMED:
             return False
-        conclude(book, now, hold, PRESUMED, amounts_presumed(hold))
+        # what the model was seen to emit is known, whatever the call cost
+        seen = {"tool_calls": (actual or {}).get("tool_calls", 0)}
+        conclude(book, now, hold, PRESUMED, {**amounts_presumed(hold), **seen})
         hold.response_id = whole(exchange.response_id) if exchange.response_id is not None else None
         return True
     given = actual or {}

@@ -79,3 +79,24 @@ def test_a_dead_instance_is_buried_once() -> None:
     book = held()
     assert [0, 1, 0] == [settle.bury(book, 1.0, instance) for instance in ("other", "i", "i")]
     assert 100 == book.account("run/R/nusd").spent
+
+
+def test_tool_calls_count_that_an_answer_without_usage_emitted() -> None:
+    """Who never says what he used can't pass a limit of tool_calls; what is told later replaces what was seen."""
+    book = held(charge("run/R/nusd", 100), charge("run/R/tool_calls", 0, limit=2))
+    settle.settle(book, 1.0, "c1/1", {"tool_calls": 3}, exchange("c1", None, "presumed"), ())
+    assert (100, 3, 1) == (
+        book.account("run/R/nusd").spent, book.account("run/R/tool_calls").spent,
+        book.account("run/R/tool_calls").overrun,
+    )  # fmt: skip
+    settle.settle(book, 2.0, "c1/1", {"nusd": 30, "tool_calls": 2}, exchange("c1", 30), ())
+    assert (30, 2) == (book.account("run/R/nusd").spent, book.account("run/R/tool_calls").spent)
+    assert [] == audit(book, book.dirty.rows)
+
+
+def test_no_seconds_pass_while_the_gateway_is_down() -> None:
+    """A call of a gateway that died, and starts again ten hours later, took no longer than it could have."""
+    book = Book("i")
+    engine.reserve(book, 0.0, order("c1", charge("agent/a/seconds", 1, limit=900), deadline_at=660.0))
+    settle.bury(book, 36_000.0, "i")
+    assert 660 == book.account("agent/a/seconds").spent
