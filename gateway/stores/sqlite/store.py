@@ -320,6 +320,9 @@ class SqliteStore(Desk):
                 self._more = chore(execute, self._tick()) or self._more
                 if self._connection.total_changes != before:  # rows that the book has in mind may be gone
                     self._window.book.drop()
+                news = self._pen.news
+            if news:  # the next batch must hear of it, too: who waits is judged there
+                self._pen.look_anew()
 
     @contextmanager
     def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:

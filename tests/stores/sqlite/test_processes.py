@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -116,6 +117,26 @@ async def test_a_settle_elsewhere_that_spends_all_ends_the_wait(tmp_path: Path, 
         await settled(one, "c1", 800)
         answer = await told(waits)
         assert isinstance(answer, Denied) and ("limit", 800) == (answer.reason, answer.balance and answer.balance.spent)
+
+
+async def test_housekeeping_does_not_keep_news_from_who_waits(tmp_path: Path, clock: FakeClock) -> None:
+    """Room that was made just before a chore ran is seen, though the chore's transaction saw it first."""
+    async with two(tmp_path, clock) as (one, other):
+        await one.reserve(order("c1", charge(want=900)))
+        waits = await parked(other, patient("c2", 500))
+        turn, at_chores, may_go = other._turn, threading.Event(), threading.Event()
+
+        def stopped(ops: list[Any]) -> None:
+            turn(ops)
+            at_chores.set()
+            may_go.wait(5)
+
+        other._turn = stopped  # type: ignore[method-assign]  # the thread stands between a batch and its chores
+        await asyncio.to_thread(at_chores.wait, 5)
+        await settled(one, "c1", 0)
+        other.chores.append(lambda _execute, _now: False)
+        may_go.set()
+        assert isinstance(await told(waits), Reservation)
 
 
 async def test_a_kill_elsewhere_ends_the_wait(tmp_path: Path, clock: FakeClock) -> None:
