@@ -202,6 +202,7 @@ class Book:
                 self.holds.clear()
         if len(self.accounts) > most:
             self.accounts.clear()
+        if len(self.marks) > most:  # where others write, too, accounts are dropped long before they are so many
             self.marks.clear()
         if len(self.runs) > most:
             self.runs.clear()

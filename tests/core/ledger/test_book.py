@@ -95,6 +95,17 @@ def test_rows_at_rest_are_let_go_first() -> None:
     assert (["open/1"], {}) == (list(book.holds), book.accounts)
 
 
+def test_thresholds_are_not_remembered_for_ever() -> None:
+    """Where others write, rows go before they are many; what was told of them must not stay, a run each."""
+    book = Book("i")
+    for n in range(20):
+        book.account(f"a{n}")
+        book.marks[f"a{n}"] = ()
+        book.drop()
+        book.trim(10)
+    assert len(book.marks) <= 10
+
+
 def test_questions_to_a_book_without_a_shelf() -> None:
     """It looks through what it has in mind."""
     book = Book("i")
