@@ -101,7 +101,8 @@ class Bookkeeper:
             self._end(kept, "void", {"calls": given.get("calls", 0)}, now)
         elif told.cost_source == "presumed":
             if kept.state == "held":
-                self._end(kept, "presumed", _whole(kept), now)
+                seen = {"tool_calls": given.get("tool_calls", 0)}
+                self._end(kept, "presumed", {**_whole(kept), **seen}, now)
                 kept.response_id = told.response_id
         else:
             self._end(kept, "settled", {**_whole(kept), "nusd": cost or 0, **given}, now)
@@ -154,7 +155,8 @@ class Bookkeeper:
         if "age" in charged:
             charged["age"] = 0
         if "seconds" in charged:
-            charged["seconds"] = kept.charged["seconds"] if late else max(0, ceil(now - kept.created_at))
+            until = min(now, kept.deadline_at)
+            charged["seconds"] = kept.charged["seconds"] if late else max(0, ceil(until - kept.created_at))
         for name, unit in kept.accounts:
             self.spent[name] = self.spent.get(name, 0) + charged[unit] - kept.charged.get(unit, 0)
             if not late:
