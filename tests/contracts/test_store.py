@@ -168,7 +168,9 @@ async def test_the_lowest_limit_of_a_caller_stays(store: AnyStore) -> None:
     assert no.balance is not None and 50 == no.balance.limit
     assert "limit" == (await denied(store, "c2", charge(want=51, lower=900))).reason
     assert "limit" == (await denied(store, "c3", charge(want=51))).reason
-    await granted(store, "c4", charge(want=50))
+    await granted(store, "c4", charge(want=30))
+    no = await denied(store, "c5", charge(want=11, lower=40))
+    assert no.balance is not None and 40 == no.balance.limit, "a lower one counts again"
 
 
 async def test_an_operator_raises_as_far_as_most_allows(store: AnyStore) -> None:

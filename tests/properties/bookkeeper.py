@@ -61,7 +61,9 @@ class Bookkeeper:
         assert held == got.granted, (held, got.granted)
         for name, charge in charges:
             self._fits(name, charge, held, now)
-        self.kept[got.id] = Kept(accounts, held, now, order.deadline_at, instance)
+        self.kept[got.id] = Kept(
+            accounts, held, now, max(order.deadline_at, now + order.deadline_at - order.at), instance
+        )
         for name, unit in accounts:
             self.held[name] = self.held.get(name, 0) + held[unit]
 

@@ -86,10 +86,7 @@ class Life:
         return InlineFile(folder / "ledger.db", self.clock, idle_s=IDLE_S)
 
     def end(self) -> None:
-        for waiting in self.waiting.values():
-            for asked in waiting.asked:
-                asked.leave()
-        self.memory.book.line.clear()
+        self.send_home()
         for file in self.files:
             file.finish()
         self.folder.cleanup()
@@ -345,12 +342,8 @@ class Life:
             return
         self.lives += 1
         dead = self.files[which]
-        for call, waiting in list(self.waiting.items()):  # who waits dies with his process
-            if waiting.which % len(self.files) == which:
-                self.memory.forget(waiting.order.id)
-                for asked in waiting.asked:
-                    asked.leave()
-                del self.waiting[call]
+        if any(waiting.which % len(self.files) == which for waiting in self.waiting.values()):
+            self.send_home()  # who waits dies with his process; of two processes only one has somebody who waits
         if copies and len(self.files) == 1:
             left = killed(dead.path.parent, Path(self.folder.name) / f"life{self.lives}")
             dead.finish()
@@ -365,6 +358,14 @@ class Life:
         self.books.lost(self.now, frozenset({dead.instance}), late=False)
         self.sweep()
         self.look_at_the_file(dice)
+
+    def send_home(self) -> None:
+        """Nobody waits any more, all in the same instant, and nobody is asked on their way out."""
+        for waiting in self.waiting.values():
+            for asked in waiting.asked:
+                asked.leave()
+        self.waiting.clear()
+        self.memory._window.send_home()
 
     def look_at_the_file(self, _dice: Dice) -> None:
         """What lies on disk is what memory has, account by account, run by run, row by row, and it sums up."""

@@ -14,7 +14,7 @@ LIVES, STEPS = 2_000, 50
 LONG_LIVES, LONG_STEPS = 100_000, 25
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_any_order_of_events_keeps_the_ledgers_equal(capsys: pytest.CaptureFixture[str]) -> None:
     """Every answer, account and run is the same in memory, in the file and in plain sums, after every step."""
     did = on_all_cores(LIVES, STEPS)
