@@ -42,8 +42,8 @@ def charge(account: str = "run/R/nusd", want: int = 100, least: int | None = Non
 
 
 def order(call: str, *charges: Charge, run: str = "R", wait_s: float = 0.0, **more: Any) -> Order:
-    """An order at instant 0 with a far deadline."""
-    known = {"run": facts(run), "at": 0.0, "deadline_at": 1e12, **more}
+    """An order with a far deadline; with one of its own it holds until then, whenever it is granted."""
+    known = {"run": facts(run), "at": more.get("deadline_at", 0.0), "deadline_at": 1e12, **more}
     return Order(f"{call}/1", call, charges=charges or (charge(),), wait_s=wait_s, **known)
 
 

@@ -188,7 +188,8 @@ def _grant(book: Book, now: float, order: Order, fit: _Fit) -> Reservation:
         instance=book.instance,
         state=HELD,
         created_at=now,
-        deadline_at=order.deadline_at,
+        # by the store's time, which a wall clock that was set back lags behind
+        deadline_at=max(order.deadline_at, now + order.deadline_at - order.at),
         accounts=[(charge.account, limits.unit_of(charge)) for charge in order.charges],
         held={limits.unit_of(charge): granted[charge.unit] for charge in order.charges},
         asked=_asked(order),
@@ -200,6 +201,8 @@ def _grant(book: Book, now: float, order: Order, fit: _Fit) -> Reservation:
         account = book.account(charge.account)
         account.held += granted[charge.unit]
         account.open += 1
+        if charge.window is not None:
+            account.ends_at = limits.window_of(book, charge.window, now).ends_at
         book.dirty.accounts.add(account.name)
         limit = limits.in_force(account, charge)
         if limit != account.limit:  # it waited, and another limit was seen meanwhile
@@ -251,6 +254,9 @@ def serve_line(book: Book, now: float, names: Iterable[str]) -> None:
         name = todo.popleft()
         while (queue := book.line.queues.get(name)) is not None and queue.blocked:
             parked = queue.watch[queue.blocked[0]]
+            if limits.outdated(book, now, parked.order):
+                todo.extend(_renew(book, now, parked))
+                continue
             answer = _attempt(book, now, parked.order, parked.ticket)
             if isinstance(answer, list):
                 left = book.line.block(parked, answer)
@@ -279,8 +285,10 @@ def send_hopeless_home(book: Book, now: float, name: str) -> list[str]:
         charge = parked.charges[name]
         limit = limits.in_force(account, charge)
         needed = charge.least if charge.clamp else charge.want
-        spent_out = limit is not None and account.spent + needed > limit and charge.unit not in COUNTED
-        if spent_out or (account.last is not None and charge.last):
+        spent_out = limit is not None and account.spent + needed > limit
+        if charge.last:  # of what is only counted, the last call comes when it has run out
+            spent_out = account.last is not None or (spent_out and charge.unit not in COUNTED)
+        if spent_out and not limits.has_turned(book, now, parked.order):  # else the next window decides
             moved += dismiss(book, parked, _denied(book, now, parked.order, name, "limit"))
     return moved
 
@@ -299,10 +307,9 @@ def expire_line(book: Book, now: float) -> int:
     moved: list[str] = []
     for parked in list(book.line.parked.values()):
         if limits.has_turned(book, now, parked.order):
-            moved += book.line.remove(parked)
-            _again(book, now, limits.before_windows(parked.order))
-        elif book.line.patience_ends_at(parked) <= now or _out_of_time(book, now, parked.order):
-            moved += dismiss(book, parked, _denied(book, now, parked.order, parked.blocked[0], "limit"))
+            moved += _renew(book, now, parked)
+        elif (over := _out_of_time(book, now, parked.order)) or book.line.patience_ends_at(parked) <= now:
+            moved += dismiss(book, parked, _denied(book, now, parked.order, over or parked.blocked[0], "limit"))
         else:
             continue
         ended += 1
@@ -310,22 +317,30 @@ def expire_line(book: Book, now: float) -> int:
     return ended
 
 
-def _again(book: Book, now: float, order: Order) -> None:
-    line = limits.line_of(book, runs.known(book, order.run.key, now))
-    answer = _place(book, now, limits.complete(book, now, order, line))
-    if not isinstance(answer, Waiting):
-        book.answers.append((order.id, answer))
+def _renew(book: Book, now: float, parked: Parked) -> list[str]:
+    """Judges it by the accounts that it charges now: a window has ended, or a unit of its run was limited since. Its
+    turn stays, its patience begins anew. Gives back the lines that moved."""
+    line = limits.line_of(book, runs.known(book, parked.order.run.key, now))
+    left = book.line.rewrite(parked, limits.complete(book, now, limits.before_windows(parked.order), line))
+    parked.at = now
+    for charge in parked.order.charges:
+        limits.look(book, charge, now)
+    answer = _attempt(book, now, parked.order, parked.ticket)
+    if not isinstance(answer, list):
+        return [*left, *dismiss(book, parked, answer)]
+    book.line.block(parked, answer)
+    return [name for name in left if name not in answer]
 
 
-def _out_of_time(book: Book, now: float, order: Order) -> bool:
-    """Has a limit of seconds run out while it waited?"""
+def _out_of_time(book: Book, now: float, order: Order) -> str | None:
+    """The account whose limit of seconds has run out while it waited."""
     for charge in order.charges:
         if charge.unit == "seconds":
             account = book.account(charge.account)
             limit = limits.in_force(account, charge)
             if limit is not None and limits.used(book, now, account, charge) >= limit:
-                return True
-    return False
+                return account.name
+    return None
 
 
 # --------------------------------------------------------------------------- hold

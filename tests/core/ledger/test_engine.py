@@ -42,3 +42,11 @@ def test_a_patient_order_that_fits_goes_at_once() -> None:
     """Waiting is for those in whose way something stands."""
     book = Book("i")
     assert isinstance(engine.reserve(book, 0.0, order("c1", wait_s=30)), Reservation)
+
+
+def test_a_clock_that_was_set_back_does_not_end_a_hold_early() -> None:
+    """The store's time never falls: a deadline by the wall clock would lie behind it before the call was sent."""
+    book = Book("i")
+    engine.reserve(book, 10_000.0, order("c1", at=1_000.0, deadline_at=1_060.0))
+    held = book.hold("c1/1")
+    assert held is not None and 10_060.0 == held.deadline_at
