@@ -12,6 +12,7 @@ from gateway.core.errors import StoreFailed
 from gateway.core.ledger import names, runs
 from gateway.core.ledger.book import AMOUNT_MOST, Account, Book, Row
 from gateway.core.types import Balance, Charge, Order, Run
+from gateway.core.windows import Calendar, Window
 
 LOWERED = "its limit was set below what it has used"  # why a run is paused that was not paused by a person
 AGE = "age"  # unit of run/R/seconds in a hold: time passes by itself, a call adds nothing to it
@@ -70,18 +71,37 @@ def _in_window(book: Book, now: float, charge: Charge) -> Charge:
     calendar = charge.window
     if calendar is None:
         return charge
-    window = book.windows.get(calendar)
-    if window is None or not window.starts_at <= now < window.ends_at:
-        window = book.windows[calendar] = calendar.at(now)
+    window = window_of(book, calendar, now)
     account = f"{charge.account}/{window.label}"
     book.account(account).ends_at = window.ends_at
     return structs.replace(charge, account=account)
 
 
+def window_of(book: Book, calendar: Calendar, now: float) -> Window:
+    """The calendar's window at this instant."""
+    window = book.windows.get(calendar)
+    if window is None or not window.starts_at <= now < window.ends_at:
+        window = book.windows[calendar] = calendar.at(now)
+    return window
+
+
 def has_turned(book: Book, now: float, order: Order) -> bool:
     """Has a window ended that this order would charge?"""
-    ends = [book.account(charge.account).ends_at for charge in order.charges if charge.window is not None]
-    return any(end is not None and end <= now for end in ends)
+    return any(
+        charge.window is not None and not charge.account.endswith(f"/{window_of(book, charge.window, now).label}")
+        for charge in order.charges
+    )
+
+
+def outdated(book: Book, now: float, order: Order) -> bool:
+    """Would this order charge other accounts if it came now?"""
+    if has_turned(book, now, order):
+        return True
+    run = book.run(order.run.key)
+    line = [] if run is None else line_of(book, run)
+    if not any(above.capped for above in line):
+        return False
+    return len(complete(book, now, before_windows(order), line).charges) > len(order.charges)
 
 
 def before_windows(order: Order) -> Order:

@@ -33,7 +33,7 @@ class Queue:
     __slots__ = ("blocked", "peak", "settled_at", "watch")
 
     def __init__(self) -> None:
-        self.watch: dict[int, Parked] = {}  # by ticket, ascending
+        self.watch: dict[int, Parked] = {}  # by ticket
         self.blocked: list[int] = []  # tickets that this account blocks, ascending
         self.settled_at = 0.0  # when a hold on it last ended
         self.peak = 0  # no watched order needs more than this
@@ -70,14 +70,18 @@ class Line:
         self._ticket += 1
         parked = Parked(order, self._ticket, at)
         self.parked[order.id] = parked
-        for name, charge in parked.charges.items():
-            queue = self.queues.get(name)
-            if queue is None:
-                queue = self.queues[name] = Queue()
-            queue.watch[parked.ticket] = parked
-            queue.peak = max(queue.peak, charge.least if charge.clamp else charge.want)
+        self._watch(parked)
         self.block(parked, blocked)
         return parked
+
+    def rewrite(self, parked: Parked, order: Order) -> list[str]:
+        """Its order charges other accounts from now on; its turn stays. Gives back the lines that it left: it stands in
+        none until it is blocked again."""
+        left = self.block(parked, [])
+        self._unwatch(parked)
+        parked.order, parked.charges = order, {charge.account: charge for charge in order.charges}
+        self._watch(parked)
+        return left
 
     def block(self, parked: Parked, blocked: list[str]) -> list[str]:
         """Moves an order to the lines that block it now; its turn stays. Gives back the lines that it left."""
@@ -94,11 +98,7 @@ class Line:
         """Takes an order out. Gives back the lines in which it stood: whoever is behind it may go now."""
         left = self.block(parked, [])
         del self.parked[parked.order.id]
-        for name in parked.charges:
-            queue = self.queues[name]
-            del queue.watch[parked.ticket]
-            if not queue.watch:
-                del self.queues[name]
+        self._unwatch(parked)
         return left
 
     def settled(self, account: str, at: float) -> None:
@@ -118,6 +118,21 @@ class Line:
         self.parked.clear()
         self.queues.clear()
         return sent
+
+    def _watch(self, parked: Parked) -> None:
+        for name, charge in parked.charges.items():
+            queue = self.queues.get(name)
+            if queue is None:
+                queue = self.queues[name] = Queue()
+            queue.watch[parked.ticket] = parked
+            queue.peak = max(queue.peak, charge.least if charge.clamp else charge.want)
+
+    def _unwatch(self, parked: Parked) -> None:
+        for name in parked.charges:
+            queue = self.queues[name]
+            del queue.watch[parked.ticket]
+            if not queue.watch:
+                del self.queues[name]
 
     def _leave(self, account: str, ticket: int) -> None:
         tickets = self.queues[account].blocked

@@ -30,6 +30,7 @@ class SharedLine(Line):
         self._highest = 0  # ticket of anybody elsewhere
         self._untold: dict[int, Parked | None] = {}  # tickets whose rows must be written; None: must go
         self._told: set[int] = set()  # tickets that have rows
+        self._rewritten: set[int] = set()  # of them: rows of accounts that they charge no longer
         self._seen: dict[str, tuple[object, ...]] = {}  # accounts that are waited for, as they were at the last look
         self._moved: set[str] = set()  # accounts at which somebody elsewhere came or went since
 
@@ -55,6 +56,13 @@ class SharedLine(Line):
             self._untold[parked.ticket] = parked
         return super().block(parked, blocked)
 
+    def rewrite(self, parked: Parked, order: Order) -> list[str]:
+        """See `Line`."""
+        self._untold[parked.ticket] = parked
+        if parked.ticket in self._told:
+            self._rewritten.add(parked.ticket)
+        return super().rewrite(parked, order)
+
     def remove(self, parked: Parked) -> list[str]:
         """See `Line`."""
         left = super().remove(parked)
@@ -67,6 +75,7 @@ class SharedLine(Line):
         """See `Line`."""
         self._untold.clear()
         self._told.clear()
+        self._rewritten.clear()
         self._seen.clear()
         self.start_over = True
         return super().clear()
@@ -77,7 +86,7 @@ class SharedLine(Line):
 
     def take_untold(self) -> tuple[list[int], list[tuple[int, str, bool]]]:
         """Tickets whose rows must go, and rows (ticket, account, does it block) to be written over the old ones."""
-        gone = [ticket for ticket, parked in self._untold.items() if parked is None]
+        gone = [ticket for ticket, parked in self._untold.items() if parked is None or ticket in self._rewritten]
         rows = [
             (parked.ticket, account, account in parked.blocked)
             for parked in self._untold.values()
@@ -87,6 +96,7 @@ class SharedLine(Line):
         self._told.difference_update(gone)
         self._told.update(row[0] for row in rows)
         self._untold.clear()
+        self._rewritten.clear()
         return gone, rows
 
     def hear(self, others: Iterable[tuple[str, int | None, int, int]]) -> None:

@@ -32,6 +32,17 @@ def test_rows_tell_where_an_order_stands() -> None:
     assert ([], []) == line.take_untold()
 
 
+def test_rows_of_accounts_that_it_charges_no_longer_go() -> None:
+    """A window turned: nobody shall wait for a ticket in yesterday's line."""
+    line = SharedLine()
+    first = parked(line, "c1", [PURSE])
+    line.take_untold()
+    line.rewrite(first, order("c1", charge(PURSE), wait_s=30.0))
+    line.block(first, [PURSE])
+    assert ([1], [(1, PURSE, True)]) == line.take_untold()
+    assert ([], []) == line.take_untold()
+
+
 def test_tickets_follow_those_of_others() -> None:
     """A newcomer stands behind everybody everywhere; who came first stays first."""
     line = SharedLine()
