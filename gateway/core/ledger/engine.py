@@ -76,8 +76,7 @@ def _was_granted(hold: Hold, charge: Charge) -> bool:
     """Is this charge among those that were granted? The store may have added limits of its own, and windows."""
     asked = min(charge.want, AMOUNT_MOST)
     return any(
-        asked == wanted
-        and (name == charge.account if charge.window is None else name.startswith(f"{charge.account}/"))
+        asked == wanted and (name == charge.account if charge.window is None else name.startswith(f"{charge.account}/"))
         for (name, _), wanted in zip(hold.accounts, hold.asked, strict=True)
     )
 
