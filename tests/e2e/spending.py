@@ -6,6 +6,7 @@ Invariant: the payer at the provider is whoever the call's credential names, the
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from typing import Any
 
@@ -67,10 +68,9 @@ async def settled(gateway: Gateway, provider: ScriptedProvider, run: str) -> tup
 class Storm(Struct):
     """What came of many calls at once; seconds."""
 
-    took_s: float  # from the first call's start to the last one's end
-    alone_s: float  # what one such call takes through the same gateway with nobody beside it
     answers: list[Answer]
     each_s: list[float]
+    usual_s: float  # what such a call takes at the median in the same storm where money is no matter
 
     @property
     def served(self) -> int:
@@ -78,26 +78,29 @@ class Storm(Struct):
         return sum(answer.status == 200 for answer in self.answers)
 
     def waits(self) -> list[float]:
-        """How long each served call took beyond what it takes alone, ascending."""
+        """How long each served call took beyond what is usual, ascending."""
         return sorted(
-            max(0.0, each - self.alone_s)
+            max(0.0, each - self.usual_s)
             for each, answer in zip(self.each_s, self.answers, strict=True)
             if answer.status == 200
         )
 
 
 async def storm(gateway: Gateway, body: Any, calls: int, limit_nusd: int, path: str = CHAT) -> Storm:
-    """So many equal calls at the same moment, on a run that may spend so much; first one alone, on a run of its own."""
-    begun = time.monotonic()
-    assert 200 == (await call(gateway, "alone", body, path=path)).status
-    alone_s = time.monotonic() - begun
+    """So many equal calls at the same moment on a run that may spend so much; the same first on one that has plenty."""
+    rich, each = await _burst(gateway, body, calls, "rich", path)
+    assert {200} == {answer.status for answer in rich}
+    answers, each_s = await _burst(gateway, body, calls, "r", path, x_meterbox_limit_usd=dollars(limit_nusd))
+    return Storm(answers, each_s, statistics.median(each))
 
+
+async def _burst(
+    gateway: Gateway, body: Any, calls: int, run: str, path: str, **heads: Any
+) -> tuple[list[Answer], list[float]]:
     async def one() -> tuple[Answer, float]:
-        started = time.monotonic()
-        answer = await call(gateway, "r", body, path=path, x_meterbox_limit_usd=dollars(limit_nusd))
-        return answer, time.monotonic() - started
+        begun = time.monotonic()
+        answer = await call(gateway, run, body, path=path, **heads)
+        return answer, time.monotonic() - begun
 
-    begun = time.monotonic()
     made = await asyncio.gather(*(one() for _ in range(calls)))
-    took_s = time.monotonic() - begun
-    return Storm(took_s, alone_s, [answer for answer, _ in made], [each for _, each in made])
+    return [answer for answer, _ in made], [each for _, each in made]

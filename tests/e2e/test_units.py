@@ -135,7 +135,7 @@ async def test_time_stops_a_runaway(tmp_path: Path, looping: ScriptedProvider) -
     with started(tmp_path, looping, budget("life", "run", seconds=2), agent) as gateway:
         begun = time.monotonic()
         answers = await run_away(gateway, "r")
-        assert 2.0 <= time.monotonic() - begun < 4.5
+        assert 2.0 <= time.monotonic() - begun < 8.0
         details = check_refusal(answers[-1], "run", "seconds", 2)
         assert details["resets_at"] is None
         refused: list[Answer] = []
@@ -347,7 +347,7 @@ async def test_expected_holds_what_the_run_has_learned(tmp_path: Path, provider:
         answers = await asyncio.gather(*(call(gateway, "r", body) for _ in range(20)))
         took = time.monotonic() - begun
         assert [200] * 20 == [answer.status for answer in answers]
-        assert took < 5 * 0.6  # the worst case of one call is most of the budget: one by one they would take 10 s
+        assert took < 6.0  # the worst case of one call is a fifth of what is left: in fours they would take longer
         provider.script = Script(output_tokens=4000, chunk_tokens=10, gap_s=0.001)
         await asyncio.gather(*(call(gateway, "r", body) for _ in range(20)))
         await asyncio.wait_for(provider.quiet(), 20)
