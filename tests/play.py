@@ -91,7 +91,7 @@ class Gateway:
                 cwd=ROOT,
                 env=env,
             )
-        until = time.monotonic() + 15 * self.workers
+        until = time.monotonic() + 45 + 15 * self.workers
         while time.monotonic() < until:
             if self.process.poll() is not None:
                 raise AssertionError(f"serve ended with {self.process.returncode}: {self.log.read_text()[-2000:]}")
