@@ -19,6 +19,7 @@ UNHELD = ("tool_calls", "seconds", "age")
 class Kept:
     """One reservation: where it stands in the table of section 3."""
 
+    run: str
     accounts: list[tuple[str, str]]
     held: dict[str, int]
     created_at: float
@@ -28,6 +29,7 @@ class Kept:
     charged: dict[str, int] = field(default_factory=dict)
     response_id: str | None = None
     corrections: set[str] = field(default_factory=set)
+    joined: set[str] = field(default_factory=set)  # accounts that it counts on since it ended
 
 
 class Bookkeeper:
@@ -62,7 +64,7 @@ class Bookkeeper:
         for name, charge in charges:
             self._fits(name, charge, held, now)
         self.kept[got.id] = Kept(
-            accounts, held, now, max(order.deadline_at, now + order.deadline_at - order.at), instance
+            order.run.key, accounts, held, now, max(order.deadline_at, now + order.deadline_at - order.at), instance
         )
         for name, unit in accounts:
             self.held[name] = self.held.get(name, 0) + held[unit]
@@ -153,6 +155,10 @@ class Bookkeeper:
 
     def _end(self, kept: Kept, state: str, amounts: dict[str, int], now: float) -> None:
         late = kept.state == "presumed"
+        if not late:
+            self._join(kept)
+        if state == "presumed":
+            amounts = {"calls": 1, **amounts}
         charged = {unit: amounts.get(unit, 0) for unit in kept.held}
         if "age" in charged:
             charged["age"] = 0
@@ -161,9 +167,21 @@ class Bookkeeper:
             charged["seconds"] = kept.charged["seconds"] if late else max(0, ceil(until - kept.created_at))
         for name, unit in kept.accounts:
             self.spent[name] = self.spent.get(name, 0) + charged[unit] - kept.charged.get(unit, 0)
-            if not late:
+            if not late and name not in kept.joined:
                 self.held[name] -= kept.held[unit]
         kept.charged, kept.state = charged, state
+
+    def _join(self, kept: Kept) -> None:
+        """What was limited on its run, or on one above, since it was granted: it counts there, and held nothing."""
+        run: str | None = kept.run
+        while run is not None:
+            for unit in self.limits.capped.get(run, ()):
+                name = f"run/{run}/{unit}"
+                if all(name != known for known, _ in kept.accounts):
+                    kept.accounts.append((name, "age" if unit == "seconds" else unit))
+                    kept.held.setdefault(kept.accounts[-1][1], 0)
+                    kept.joined.add(name)
+            run = self.limits.parents.get(run)
 
 
 def _whole(kept: Kept) -> dict[str, int]:

@@ -10,11 +10,13 @@ from msgspec import structs
 
 from gateway.core.errors import StoreFailed
 from gateway.core.ledger import names, runs
-from gateway.core.ledger.book import AMOUNT_MOST, Account, Book, Row
+from gateway.core.ledger.book import AMOUNT_MOST, Account, Book, Hold, Row
 from gateway.core.types import Balance, Charge, Order, Run
 from gateway.core.windows import Calendar, Window
 
 LOWERED = "its limit was set below what it has used"  # why a run is paused that was not paused by a person
+JOINED = -1  # what a hold asked of an account that it only counts on since it ended
+_NOTHING: frozenset[str] = frozenset()
 AGE = "age"  # unit of run/R/seconds in a hold: time passes by itself, a call adds nothing to it
 
 
@@ -65,6 +67,27 @@ def _with_capped(charges: list[Charge], run: Run, order: Order) -> list[Charge]:
     places = [index for index, charge in enumerate(charges) if charge.account.startswith(own)]
     at = places[-1] + 1 if places else len(charges)
     return charges[:at] + extra + charges[at:]
+
+
+def join(book: Book, hold: Hold) -> frozenset[str]:
+    """Makes a hold that ends count for what /limits set on its run, or on one above, while its call was under way. It
+    was granted without that limit: what passes it there is overrun. Gives the accounts."""
+    run = book.run(hold.run)
+    for above in () if run is None else line_of(book, run):
+        for unit in above.capped:
+            name = names.spell("run", above.key, unit)
+            if hold.accounts and all(name != known for known, _ in hold.accounts):
+                hold.accounts.append((name, AGE if unit == "seconds" else unit))
+                hold.asked.append(JOINED)
+                hold.held.setdefault(hold.accounts[-1][1], 0)
+    return joined(hold)
+
+
+def joined(hold: Hold) -> frozenset[str]:
+    """Accounts of this hold on which nothing was held."""
+    if JOINED not in hold.asked:
+        return _NOTHING
+    return frozenset(name for (name, _), asked in zip(hold.accounts, hold.asked, strict=True) if asked == JOINED)
 
 
 def _in_window(book: Book, now: float, charge: Charge) -> Charge:

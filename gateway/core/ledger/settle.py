@@ -27,20 +27,19 @@ def conclude(book: Book, now: float, hold: Hold, state: str, amounts: dict[str, 
     """Ends a hold (or trues up a presumed one) at `amounts` per unit, on all its accounts at once."""
     late = hold.state == PRESUMED
     kind = "trueup" if late else _ROW_KIND[state]
-    charged = {unit: min(max(0, amounts.get(unit, 0)), AMOUNT_MOST) for unit in hold.held}
-    if "seconds" in charged:  # of the call itself; what is said later of it changes nothing
-        until = min(now, hold.deadline_at)  # nobody waited longer: a gateway that is down lets no seconds pass
-        charged["seconds"] = hold.charged["seconds"] if late else max(0, ceil(until - hold.created_at))
+    joined = limits.join(book, hold) if not late else limits.joined(hold)
+    charged = _charged(now, hold, state, amounts)
     touched = []
     for name, unit in hold.accounts:
         account = book.account(name)
         delta = charged[unit] - hold.charged.get(unit, 0)
-        if not late:
+        unheld = unit in COUNTED or name in joined
+        if not late and name not in joined:
             account.held -= hold.held[unit]
             account.open -= 1
             book.line.settled(name, now)
         account.spent += delta
-        account.overrun += limits.beyond(account) if unit in COUNTED else max(0, charged[unit] - hold.held[unit])
+        account.overrun += limits.beyond(account) if unheld else max(0, charged[unit] - hold.held[unit])
         if account.last == hold.id and state == VOID:
             account.last = None  # nothing was said in it: another call may be the last
         if delta > 0:
@@ -55,6 +54,18 @@ def conclude(book: Book, now: float, hold: Hold, state: str, amounts: dict[str, 
         for name in list(touched):
             touched += send_hopeless_home(book, now, name)
         serve_line(book, now, touched)
+
+
+def _charged(now: float, hold: Hold, state: str, amounts: dict[str, int]) -> dict[str, int]:
+    """What each unit of the hold is charged in the end."""
+    if state == PRESUMED:  # also where nobody held a call, because it was limited later
+        amounts = {"calls": 1, **amounts}
+    charged = {unit: min(max(0, amounts.get(unit, 0)), AMOUNT_MOST) for unit in hold.held}
+    if "seconds" in charged:  # of the call itself; what is said later of it changes nothing
+        until = min(now, hold.deadline_at)  # nobody waited longer: a gateway that is down lets no seconds pass
+        late = hold.state == PRESUMED
+        charged["seconds"] = hold.charged["seconds"] if late else max(0, ceil(until - hold.created_at))
+    return charged
 
 
 def amounts_presumed(hold: Hold) -> dict[str, int]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.core.ledger import engine, settle
+from gateway.core.ledger import engine, names, settle
 from gateway.core.ledger.book import Account, Book, Hold
 from gateway.core.ledger.desk import Op
 from gateway.core.ledger.schema import account_from, hold_from, run_from
@@ -46,7 +46,7 @@ class SqlShelf:
         self._fetch_accounts(book, {name for order in asked for name in _accounts_of(book, order)}.union(
             name for hold in holds for name, _ in hold.accounts
         ))  # fmt: skip
-        keys = {hold.run for hold in holds}.union(key for order in asked for key in _runs_of(order))
+        keys = {key for hold in holds for key in _above(hold)}.union(key for order in asked for key in _runs_of(order))
         self._fetch_runs(book, [key for key in keys if key not in book.runs])
 
     def _fetch_holds(self, book: Book, ids: Sequence[str]) -> None:
@@ -132,6 +132,14 @@ def _accounts_of(book: Book, order: Order) -> Iterable[str]:
     for charge in order.charges:
         window = None if charge.window is None else book.windows.get(charge.window)
         yield charge.account if window is None else f"{charge.account}/{window.label}"
+
+
+def _above(hold: Hold) -> Iterable[str]:
+    """The run of a hold and those above it, as far as it is charged there."""
+    yield hold.run
+    for name, _ in hold.accounts:
+        if name.startswith("run/"):
+            yield names.read(name).owner
 
 
 def _runs_of(order: Order) -> Iterable[str]:

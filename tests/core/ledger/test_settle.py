@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
-from gateway.core.ledger import engine, settle
+from gateway.core.ledger import control, engine, settle
 from gateway.core.ledger.audit import audit
 from gateway.core.ledger.book import HELD, PRESUMED, SETTLED, VOID, Book
-from tests.ledgers import charge, exchange, order
+from gateway.core.types import Denied, Reservation
+from tests.ledgers import charge, exchange, facts, order
 
 
 def held(*charges: object) -> Book:
@@ -100,3 +102,37 @@ def test_no_seconds_pass_while_the_gateway_is_down() -> None:
     engine.reserve(book, 0.0, order("c1", charge("agent/a/seconds", 1, limit=900), deadline_at=660.0))
     settle.bury(book, 36_000.0, "i")
     assert 660 == book.account("agent/a/seconds").spent
+
+
+def test_a_limit_that_is_set_while_calls_are_under_way_counts_them() -> None:
+    """They were granted without it: they count when they end, and what passes the limit is overrun (I1)."""
+    book = Book("i")
+    sizes = {"calls": (1, 1), "tokens": (9, 9)}
+    for call in ("c1", "c2", "c3", "c4"):
+        engine.reserve(book, 0.0, order(call, sizes=sizes))
+    for unit, limit in (("calls", 2), ("tokens", 50), ("seconds", 60)):
+        control.set_limit(book, 1.0, f"run/R/{unit}", limit)
+    end = exchange("c1", 5)
+    for _ in range(2):
+        settle.settle(book, 2.0, "c1/1", {"nusd": 5, "calls": 1, "tokens": 40}, end, ())
+    settle.presume(book, 2.0, "c2/1")
+    settle.settle(book, 3.0, "c2/1", {"nusd": 5, "calls": 1, "tokens": 40}, exchange("c2", 5), ())
+    settle.settle(book, 3.0, "c3/1", {"calls": 1}, exchange("c3", 0, "refused"), ())
+    settle.bury(book, 4.0, "i")
+    calls, tokens = book.account("run/R/calls"), book.account("run/R/tokens")
+    assert (4, 0, 2, 0) == (calls.spent, calls.held, calls.overrun, calls.open)
+    assert (80, 30) == (tokens.spent, tokens.overrun)
+    assert isinstance(engine.reserve(book, 5.0, order("c5", sizes=sizes)), Denied)
+    assert isinstance(engine.reserve(book, 5.0, order("c1", sizes=sizes)), Reservation)
+    assert [] == audit(book, book.dirty.rows)
+
+
+def test_a_limit_on_a_parent_counts_the_calls_of_its_children_under_way() -> None:
+    """A call counts on every run above its own."""
+    book = Book("i")
+    asked = order("c1", charge("run/C/nusd"), charge("run/R/nusd"))
+    engine.reserve(book, 0.0, structs.replace(asked, run=facts("C", parent="R")))
+    control.set_limit(book, 1.0, "run/R/calls", 5)
+    settle.settle(book, 2.0, "c1/1", {"nusd": 5, "calls": 1}, exchange("c1", 5, run="C"), ())
+    assert 1 == book.account("run/R/calls").spent
+    assert [] == audit(book, book.dirty.rows)
