@@ -20,6 +20,7 @@ SMALL = Size(deaf=(0,), free=())
 WAITING = Size(patient=True)
 
 
+@pytest.mark.timeout(600)  # 25 s of one core; a busy machine takes longer
 @pytest.mark.parametrize(("size", "least"), [(SMALL, 5_000), (WAITING, 10_000)], ids=["at once", "in line"])
 def test_no_interleaving_breaks_a_promise(size: Size, least: int) -> None:
     """Lost answers, crashes, expiries and late settles in any order: P1, P2 and I1 to I9 hold in every state."""
