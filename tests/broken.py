@@ -38,7 +38,7 @@ BROKEN: tuple[tuple[str, str, str, str, str], ...] = (
     ("wake nobody when room is made", SETTLE, "        serve_line(book, now, touched)", "        pass", CONTRACT),
     ("keep the hold after the end", SETTLE, "account.held -= hold.held[unit]", "account.held -= 0", CONTRACT),
     ("settle twice", SETTLE, "if hold.state not in {HELD, PRESUMED}:\n        return False", "if hold.state not in {HELD, PRESUMED, SETTLED}:\n        return False", CONTRACT),
-    ("take an unknown outcome for nothing", SETTLE, "        conclude(book, now, hold, PRESUMED, amounts_presumed(hold))\n        hold.response_id", "        conclude(book, now, hold, PRESUMED, {})\n        hold.response_id", MODEL),
+    ("take an unknown outcome for nothing", SETTLE, "conclude(book, now, hold, PRESUMED, {**amounts_presumed(hold), **seen})", "conclude(book, now, hold, PRESUMED, seen)", MODEL),
     ("release what its process left", SETTLE, "        conclude(book, now, hold, PRESUMED, amounts_presumed(hold))\n        if not hold.told", "        conclude(book, now, hold, VOID, {})\n        if not hold.told", MODEL),
     ("charge one account of several", SETTLE, "        account.spent += delta\n        account.overrun", "        account.spent += delta if name == hold.accounts[0][0] else 0\n        account.overrun", CONTRACT),
     ("hide what was charged beyond the hold", SETTLE, "else max(0, charged[unit] - hold.held[unit])", "else 0", CONTRACT),
