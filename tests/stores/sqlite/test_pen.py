@@ -112,6 +112,28 @@ def test_a_checkpoint_waits_until_the_disk_has_the_log(
     pen.close()
 
 
+def test_a_checkpoint_that_fails_does_not_undo_the_commit_before_it(
+    tmp_path: Path, lock: FairLock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk: what the log has is committed, so nobody is told otherwise; the next commit has to prove itself."""
+    monkeypatch.setattr(module, "CHECKPOINT_ROWS", 1)
+    pen = made(tmp_path / "l.db", lock)
+
+    def full() -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pen, "checkpoint", full)
+        write(pen, 1)
+        answered(pen._sync)
+        write(pen, 2)
+    proves = [pen.proves]
+    assert [(1,), (2,)] == pen.connection.execute("SELECT a FROM t ORDER BY a").fetchall()
+    write(pen, 3)
+    assert [True, False] == [*proves, pen.proves]
+    pen.close()
+
+
 def test_a_heartbeat_comes_once_a_second(tmp_path: Path, lock: FairLock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only where something was written since, and never where every commit waits for the disk anyway."""
     clock = FakeClock()
