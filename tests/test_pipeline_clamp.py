@@ -146,6 +146,20 @@ async def test_an_unknown_price_is_refused_under_a_budget() -> None:
     assert ("refused", 0, None) == (world.last.cost_source, world.last.cost_nusd, world.last.status)
 
 
+@pytest.mark.parametrize("says", ["caller", "operator", "parent"])
+async def test_an_unknown_price_is_refused_under_a_limit_that_no_budget_says(says: str) -> None:
+    """A limit that an earlier call's header, /limits or the parent's brought: nothing sent, nothing held or charged."""
+    world = World(whole(), budgets=())
+    await world.call(**({"x_meterbox_limit_usd": "0.01"} if says == "caller" else {}))
+    if says != "caller":
+        await world.store.set_limit("run/r/nusd", 10_000_000)
+    more: dict[str, Any] = {"run": "child", "x_meterbox_parent_run_id": "r"} if says == "parent" else {}
+    outlet = await world.call(chat(model="nobody-knows-me"), **more)
+    assert ((402, "price_unknown"), "false") == (code(outlet), outlet.header("x-should-retry"))
+    assert (1, COST, 0) == (len(world.upstream.sent), world.spent(), world.held()) and world.sound()
+    assert ("refused", 0, None) == (world.last.cost_source, world.last.cost_nusd, world.last.status)
+
+
 @pytest.mark.parametrize("usage", [True, False])
 async def test_an_unknown_price_that_is_allowed_costs_null(usage: bool) -> None:
     """With `allow`, or without a budget, the call passes untouched and its cost is null, never zero."""

@@ -65,6 +65,7 @@ class Ask(Struct, frozen=True):
     labels: Labels
     quote: Quote
     now: float
+    limited: tuple[str, ...] = ()  # accounts that the ledger holds to a limit, configured or not
 
 
 def quote(call: Call, card: RateCard | None, policy: Policy, counted: int | None = None) -> Quote:

@@ -72,7 +72,7 @@ async def admit(p: Parts, step: Step) -> Refusal | None:
         got = await _reserve(p, step, ask, verdict.charges)
         if not isinstance(got, Denied):
             await _granted(p, step, verdict.charges, got)
-            return None
+            return _unholdable(p, ask, got.balances)
         if got.reason != "stale":
             refusal = _refusal(got, step)
             if not _degrade(step, got):
@@ -222,6 +222,16 @@ async def _may_grow(p: Parts, step: Step, charges: Sequence[Charge], limited: Se
             step.held[unit] = most
     step.record.hold_nusd = step.hold_nusd
     return False
+
+
+def _unholdable(p: Parts, ask: Ask, balances: Sequence[Balance]) -> Refusal | None:
+    """Asks once more where price or bound is missing: only the ledger knows what a caller or an operator limited."""
+    offer = ask.quote
+    if offer.card is not None and offer.unbounded is None:
+        return None
+    limited = tuple([balance.account for balance in balances if balance.limit is not None])
+    verdict = ask_rules(p.rules, structs.replace(ask, limited=limited))
+    return verdict if isinstance(verdict, Refusal) else None
 
 
 def _refusal(got: Denied, step: Step) -> Refusal:

@@ -12,7 +12,7 @@ from typing import Literal
 from msgspec import Struct
 from pydantic import BaseModel, ConfigDict
 
-from gateway.core.ledger.names import EVERYBODY, scope_of, spell
+from gateway.core.ledger.names import EVERYBODY, read, scope_of, spell
 from gateway.core.quote import Ask
 from gateway.core.types import Charge, Exchange, Mark, Refusal, RunFacts, Unit
 from gateway.core.windows import Calendar
@@ -124,11 +124,13 @@ class Budgets:
         offer = ask.quote
         if offer.card is not None and offer.unbounded is None and offer.endless is None:
             return None
-        limited = [(f"run/{ask.run.key}/{stand.unit}", stand) for stand in self._run] + list(others)
-        dollars = [name for name, stand in limited if stand.unit == "nusd" and stand.limit is not None]
+        stands = [(f"run/{ask.run.key}/{stand.unit}", stand) for stand in self._run] + list(others)
+        limited = [(stand.unit, name) for name, stand in stands if stand.limit is not None]
         if ask.labels.limit_nusd is not None:
-            dollars.insert(0, f"run/{ask.run.key}/nusd")
-        tokens = [name for name, stand in limited if stand.unit == "tokens" and stand.limit is not None]
+            limited.insert(0, ("nusd", f"run/{ask.run.key}/nusd"))
+        limited += [(read(name).unit, name) for name in ask.limited]  # by a caller's or an operator's word
+        dollars = [name for unit, name in limited if unit == "nusd"]
+        tokens = [name for unit, name in limited if unit == "tokens"]
         if dollars and offer.card is None and self._refuse_unknown:
             return _no_price(ask, scope_of(dollars[0]))
         if dollars and offer.unbounded is not None:
