@@ -51,8 +51,11 @@ def _table(told: dict[str, Any]) -> str:
         for lane in told["lanes"]
     ]
     bills = {lane["name"]: lane["provider_bill_usd"][:-7] for lane in told["lanes"]}
+    seen = f"\n{table(heads, rows, right=heads[2:])}"
+    if not told["ok"]:
+        return seen
     return (
-        f"\n{table(heads, rows, right=heads[2:])}\n\nThe runaway that cost ${bills['direct']} on its own was stopped "
+        f"{seen}\n\nThe runaway that cost ${bills['direct']} on its own was stopped "
         f"at ${bills['demo-runaway']} by a limit of $1.00; the ledger never\nsays less than the provider billed, and a "
         "SIGKILL in the middle of 20 streams lost nothing: what was\nunclear is charged, and nothing stays held."
     )

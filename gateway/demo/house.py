@@ -87,6 +87,12 @@ class House:
         log = self._folder / "serve.log"
         return log.read_text(encoding="utf-8", errors="replace")[-2_000:] if log.exists() else ""
 
+    def complaints(self, most: int = 5) -> list[str]:
+        """The first lines of its log that are no mere news."""
+        log = self._folder / "serve.log"
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+        return [line for line in lines if line.startswith("{") and '"level":"info"' not in line][:most]
+
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:

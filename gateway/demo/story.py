@@ -76,9 +76,17 @@ class Stage(Struct):
         said = await self.house.api(self.http, f"/runs/{run}")
         return nusd(said["spent_usd"]), nusd(said["held_usd"])
 
+    async def rest(self, run: str) -> None:
+        """Waits until nothing of a run is held: a slow disk or a dead process's lease may take a while."""
+        for _ in range(int(_QUIET_S / 0.1)):
+            if not (await self.ledger(run))[1]:
+                return
+            await asyncio.sleep(0.1)
+
     async def lane(self, name: str, title: str, keys: tuple[str, ...], report: Report) -> Lane:
         """A lane that went through the gateway, once nothing moves any more."""
         await self.provider.quiet()
+        await self.rest(name)
         spent, held = await self.ledger(name)
         bill = sum(self.provider.bill_nusd(key) for key in keys)
         calls = sum(self.provider.bill.calls(key) for key in keys)
@@ -91,7 +99,7 @@ def nusd(usd: str) -> int:
 
 
 async def tell(say: Callable[[str], None]) -> tuple[list[Lane], list[Promise]]:
-    """Plays all lanes; `say` gets a line for each step."""
+    """Plays all lanes; `say` gets a line for each step, and where a promise broke what the gateway complained of."""
     with tempfile.TemporaryDirectory(prefix="meterbox-demo-") as folder:
         provider = ScriptedProvider()
         provider.scripts = dict(_SCRIPTS)
@@ -101,7 +109,10 @@ async def tell(say: Callable[[str], None]) -> tuple[list[Lane], list[Promise]]:
         timeout = aiohttp.ClientTimeout(total=60)
         try:
             async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as http:
-                return await _play(Stage(http, provider, house, say))
+                lanes, promises = await _play(Stage(http, provider, house, say))
+                for line in () if all(promise.kept for promise in promises) else house.complaints():
+                    say(f"its log: {line}")
+                return lanes, promises
         finally:
             await house.stop()
             await provider.stop()
@@ -154,10 +165,6 @@ async def _killed(stage: Stage) -> tuple[Lane, bool]:
     await stage.house.start(stage.http)
     after = await finish_task(stage.client("demo-killed", "sk-demo-after"))
     report.refused += after.refused
-    for _ in range(int(_QUIET_S / 0.1)):
-        if not (await stage.ledger("demo-killed"))[1]:
-            break
-        await asyncio.sleep(0.1)
     keys = ("sk-demo-killed", "sk-demo-after")
     lane = await stage.lane("demo-killed", f"SIGKILL amid {STREAMS} streams", keys, report)
     return lane, after.finished

@@ -44,6 +44,14 @@ def test_the_table_shows_each_lane_by_bill_and_ledger(played, meterbox):
     assert 100 >= max(len(row) for row in rows)
 
 
+def test_a_broken_promise_is_not_praised(played, meterbox):
+    """The table stands, the sentence that claims it all was kept does not."""
+    played(False)
+    status, out, err = meterbox("demo", "--headless")
+    assert (1, "meterbox: BROKEN: nothing stays held\n") == (status, err)
+    assert "LEDGER SAYS" in out and "never" not in out
+
+
 def test_a_broken_promise_is_exit_status_one(played, meterbox):
     """The promise is named on stderr; the JSON says ok: false."""
     played(False)

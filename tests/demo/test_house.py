@@ -36,6 +36,15 @@ async def test_it_starts_is_killed_and_starts_again(tmp_path, monkeypatch):
             os.killpg(process.pid, 0)
 
 
+def test_what_the_log_complains_of_is_told_without_its_news(tmp_path):
+    """The first lines that are more than information, and no more of them than fit a screen."""
+    house = House(tmp_path, "http://127.0.0.1:1", "1.00")
+    assert [] == house.complaints()
+    bad = [f'{{"level":"error","event":"settle_failed","call_id":"c{n}"}}' for n in range(9)]
+    (tmp_path / "serve.log").write_text("\n".join(["meterbox: ready", '{"level":"info","event":"started"}', *bad]))
+    assert bad[:5] == house.complaints()
+
+
 def test_free_ports_differ():
     """A port is free when it is given."""
     assert 1_024 < free_port() < 65_536
