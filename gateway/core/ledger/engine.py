@@ -217,6 +217,8 @@ def _note_last(book: Book, now: float, hold: Hold, names: list[str]) -> None:
     run = runs.known(book, hold.run, now)
     if run.state == "paused" and (run.reason or "").startswith(limits.LOWERED):
         runs.end(book, now, run.key, "active", None, None)
+    elif run.state == "ended":  # as idle, while it waited in line
+        runs.touch(book, runs.facts_of(run.key, ""), now)
 
 
 def step_of(book: Book, call_id: str, order_id: str, run_key: str, now: float) -> int:

@@ -162,3 +162,14 @@ def test_an_account_that_was_forgotten_while_its_first_order_waited_still_has_an
     del book.accounts["agent/a/calls/2026-11-21"]
     settle.void(book, NOON + 1, "c1/1")
     assert NOON + 43_200 == book.account("agent/a/calls/2026-11-21").ends_at
+
+
+def test_a_run_that_ended_as_idle_while_its_call_waited_goes_on_with_the_grant() -> None:
+    """A call of a run that has ended would be one of no run that anybody sees."""
+    book = Book("i")
+    engine.reserve(book, 0.0, order("c1", charge("run/P/nusd", 1000), run="Q"))
+    engine.reserve(book, 0.0, order("c2", charge("run/P/nusd", 1000), wait_s=1e6))
+    settle.expire(book, 700.0, 600.0)
+    assert "ended" == book.runs["R"].state
+    settle.void(book, 701.0, "c1/1")
+    assert ("active", 2) == (book.runs["R"].state, book.runs["R"].episode)
