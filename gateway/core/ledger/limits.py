@@ -264,7 +264,7 @@ def _cap_run(book: Book, now: float, account: Account, limit: int, name: names.N
         _count_before(book, now, account, run, name.unit)
     if _so_far(book, now, account, name.unit) > limit:
         runs.end(book, now, run.key, "paused", None, lowered_in(name.unit))
-    elif run.state == "paused":
+    elif run.state == "paused" and (run.reason or "").startswith(LOWERED):  # not a person's own pause
         other = _below_elsewhere(book, now, run, name.unit)
         if other is None:
             runs.end(book, now, run.key, "active", None, None)

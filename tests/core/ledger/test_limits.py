@@ -309,6 +309,15 @@ def test_a_limit_below_use_pauses_the_run_and_a_rise_lets_it_go_on() -> None:
     grant(book, 0.0, order("c3", charge(want=10)))
 
 
+def test_a_limit_does_not_take_back_what_a_person_paused() -> None:
+    """Only a pause that a limit made ends with it."""
+    book = Book("i")
+    grant(book, 0.0, order("c1"))
+    control.end_run(book, 0.0, "R", "paused", None, "by hand")
+    control.set_limit(book, 0.0, "run/R/nusd", 900)
+    assert ("paused", "by hand") == (book.runs["R"].state, book.runs["R"].reason)
+
+
 def test_a_configuration_that_allows_more_lets_a_lowered_run_go_on() -> None:
     """The first call that fits again makes it active."""
     book = Book("i")
