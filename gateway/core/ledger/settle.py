@@ -80,7 +80,8 @@ def amounts_told(exchange: Exchange) -> dict[str, int]:
     if exchange.cost_nusd is not None:
         told["nusd"] = exchange.cost_nusd
     if usage is not None and (usage.input_tokens is not None or usage.output_tokens is not None):
-        told["tokens"] = (usage.input_tokens or 0) + (usage.output_tokens or 0)
+        beside = sum(tokens_in + tokens_out for _, tokens_in, tokens_out in usage.extra)
+        told["tokens"] = (usage.input_tokens or 0) + (usage.output_tokens or 0) + beside
     return told
 
 
@@ -224,7 +225,7 @@ def true_up(book: Book, now: float, response_id: str, tenant: str, exchange: Exc
         return None
     conclude(book, now, hold, SETTLED, {**amounts_presumed(hold), **amounts_told(exchange)})
     found = runs.tally_of(exchange)
-    tally = (*hold.tally[:3], *found[3:]) if hold.tally else found
+    tally = (hold.tally[0], found[1], hold.tally[2], *found[3:]) if hold.tally else found
     run = runs.known(book, hold.run, now)
     runs.count(run, tally, hold.tally)
     hold.tally = tally

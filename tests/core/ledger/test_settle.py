@@ -8,7 +8,7 @@ from msgspec import structs
 from gateway.core.ledger import control, engine, settle
 from gateway.core.ledger.audit import audit
 from gateway.core.ledger.book import HELD, PRESUMED, SETTLED, VOID, Book
-from gateway.core.types import Denied, Reservation
+from gateway.core.types import Denied, Reservation, ToolCall, Usage
 from tests.ledgers import charge, exchange, facts, order
 
 
@@ -136,3 +136,15 @@ def test_a_limit_on_a_parent_counts_the_calls_of_its_children_under_way() -> Non
     settle.settle(book, 2.0, "c1/1", {"nusd": 5, "calls": 1}, exchange("c1", 5, run="C"), ())
     assert 1 == book.account("run/R/calls").spent
     assert [] == audit(book, book.dirty.rows)
+
+
+def test_a_stored_response_tells_its_tool_calls_and_all_of_its_tokens() -> None:
+    """A background answer says nothing until it is fetched: then its run and its accounts say the same."""
+    tokens, tools = charge("run/R/tokens", 500), charge("run/R/tool_calls", 0, limit=9)
+    book = held(charge(), tokens, tools)
+    settle.settle(book, 1.0, "c1/1", None, exchange("c1", None, "presumed", response_id="resp"), ())
+    usage = Usage(input_tokens=10, output_tokens=20, extra=[("m2", 3, 4)])
+    told = exchange("look", 30, usage=usage, tool_calls=[ToolCall("t", "f"), ToolCall("u", "f")])
+    assert settle.true_up(book, 2.0, "resp", "", told) is not None
+    assert (37, 2) == (book.account("run/R/tokens").spent, book.account("run/R/tool_calls").spent)
+    assert (1, 2) == (book.runs["R"].calls, book.runs["R"].tool_calls)
