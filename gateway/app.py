@@ -186,6 +186,7 @@ class Gateway(Struct):
                 keys=keys,
                 body_bytes=settings.server.max_body_mb << 20,
             )
+            parts.live.renew()
 
         return swap
 
@@ -221,6 +222,7 @@ async def build(settings: Settings, stack: AsyncExitStack, tether: Tether | None
         live=live,
         log=log,
         catch_up=follower.catch_up if follower is not None else None,
+        latest=lambda: gateway.parts,
         **_ruled(settings),
     )
     control = Control(store, reading, live, _surface(settings), clock, tasks)

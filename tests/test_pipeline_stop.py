@@ -6,8 +6,13 @@ import asyncio
 import json
 
 import pytest
+from msgspec import structs
 
+from gateway.core.parts import Parts
 from gateway.core.types import Run, RunFacts
+from gateway.core.windows import Calendar
+from gateway.pipeline import Pipeline
+from gateway.rules.budget import Budget, Budgets
 from tests.fakes import RecordingOutlet, Scripted
 from tests.walking import (
     COST,
@@ -70,6 +75,37 @@ async def test_who_is_stopped_in_line_gets_no_hold(how: str) -> None:
     gate.set()
     await first
     assert (1, COST, True) == (len(world.upstream.sent), world.spent(), world.sound())
+
+
+def ruled(world: World, limit: int | None) -> Parts:
+    """The world's parts with another budget for all together, or without one."""
+    budgets = () if limit is None else (Budget("all", limit, limit, scope="global", window=Calendar("month")),)
+    return structs.replace(world.parts, rules=(Budgets(budgets),))
+
+
+@pytest.mark.parametrize("limit", [None, 160_000])
+@pytest.mark.parametrize("times", [1, 9])
+async def test_who_waits_while_budgets_change_is_judged_by_those_in_force(limit: int | None, times: int) -> None:
+    """A limit that was lowered lets nobody through who waited under the old one; where it is gone, nobody waits on."""
+    gate = asyncio.Event()
+    served: list[Parts] = []
+    world = World(whole(gate=gate), latest=lambda: served[-1])
+    world.parts = ruled(world, 400_000)
+    served.append(world.parts)
+    world.pipeline = Pipeline(world.parts)
+    calls = [world.start(chat(), run=run) for run in "rst"]  # two fit, one waits
+    await turns()
+    assert (1, 2) == (len(world.store.book.line.parked), len(world.upstream.sent))
+    for _ in range(times):
+        served.append(ruled(world, limit))
+        world.live.renew()
+        await turns()
+    assert (2 if limit else 3) == len(world.upstream.sent)
+    gate.set()
+    await asyncio.gather(*(task for task, _ in calls))
+    statuses = [outlet.status for _, outlet in calls]
+    assert ([200, 200, 402] if limit else [200] * 3) == statuses
+    assert (len(world.upstream.sent), True) == (statuses.count(200), world.sound())
 
 
 class Leaver(Words):

@@ -14,7 +14,7 @@ from gateway.core.types import Refusal
 class OpenCall:
     """One call between its reservation and its settlement."""
 
-    __slots__ = ("_aborts", "agent", "call_id", "gone", "line", "refusal", "user")
+    __slots__ = ("_aborts", "_withdraw", "agent", "anew", "call_id", "gone", "line", "refusal", "user")
 
     def __init__(self, call_id: str, line: tuple[str, ...], agent: str | None, user: str | None) -> None:
         self.call_id = call_id
@@ -23,7 +23,9 @@ class OpenCall:
         self.user = user
         self.refusal: Refusal | None = None  # why we cut it
         self.gone = False  # the client has left
+        self.anew = False  # what it asked of the ledger no longer holds: it asks once more
         self._aborts: list[Callable[[], None]] = []
+        self._withdraw: Callable[[], None] | None = None
 
     def belongs(self, line: tuple[str, ...], agent: str | None, user: str | None) -> None:
         """Whose call it is, as far as is known by now."""
@@ -34,6 +36,16 @@ class OpenCall:
         self._aborts.append(abort)
         if self.gone or self.refusal is not None:
             abort()
+
+    def waits(self, withdraw: Callable[[], None] | None) -> None:
+        """It asks the ledger, or may stand in line there: `withdraw` takes its order back. None: it has its answer."""
+        self._withdraw = withdraw
+
+    def renew(self) -> None:
+        """The rules have changed: an order by the old ones is taken back. What was granted stays."""
+        if self._withdraw is not None:
+            self.anew = True
+            self._withdraw()
 
     def leave(self) -> None:
         """The client has left."""
@@ -78,6 +90,11 @@ class Live:
             self._order.append(call_id)
             if len(self._order) > self._kept:
                 self._left.discard(self._order.popleft())
+
+    def renew(self) -> None:
+        """The rules have changed: whoever waits in line asks by those in force."""
+        for call in self._open.values():
+            call.renew()
 
     def mine(self, call_id: str) -> bool:
         """Does this process serve the call, or did it serve it lately?"""

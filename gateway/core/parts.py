@@ -33,3 +33,8 @@ class Parts(Struct, frozen=True):
     learned: Learned = field(default_factory=Learned)
     # with several processes: learns what the others answered, before a call that names no run is identified
     catch_up: Callable[[], Awaitable[None]] | None = None
+    latest: Callable[[], Parts] | None = None  # what is in force by now: whoever isn't admitted yet goes by it
+
+    def in_force(self) -> Parts:
+        """The parts that calls are admitted by at this moment."""
+        return self if self.latest is None else self.latest()

@@ -60,7 +60,9 @@ async def admit(p: Parts, step: Step) -> Refusal | None:
     """May it go, and can what it may cost be held? Asked anew where the ledger knows more of its run than this process
     does, and where the budget that refuses it names another model."""
     first: Refusal | None = None  # why the model that was asked for isn't paid
-    for _ in range(MOST_ORDERS):
+    orders = 0
+    while orders < MOST_ORDERS:
+        p, step.open.anew = p.in_force(), False
         card = p.prices.card(step.provider, step.call.model, step.inbound.at)
         step.offer, step.counted = quote(step.call, card, p.policy), False
         ask = Ask(step.call, step.run, step.ancestors, step.inbound.labels, step.offer, step.inbound.at)
@@ -73,6 +75,9 @@ async def admit(p: Parts, step: Step) -> Refusal | None:
         if not isinstance(got, Denied):
             await _granted(p, step, verdict.charges, got)
             return _unholdable(p, ask, got.balances)
+        if step.open.anew and got.reason == "gone":
+            continue
+        orders += 1
         if got.reason != "stale":
             refusal = _refusal(got, step)
             if not _degrade(step, got):
@@ -109,10 +114,19 @@ def _may_be_last(asked: Order) -> bool:
 
 
 async def _ask(p: Parts, step: Step, asked: Order) -> Reservation | Denied:
-    """Asks for the hold. Whoever left before could not be taken out of the line again, so he isn't let into it."""
-    if step.open.gone or step.open.refusal is not None:
+    """Asks for the hold. Whoever left before could not be taken out of the line again, so he isn't let into it; nor is
+    an order by rules that another configuration has replaced meanwhile."""
+    call = step.open
+    if call.gone or call.refusal is not None:
         return Denied("", "", "gone")
-    return await p.store.reserve(asked)
+    if p.in_force() is not p:
+        call.anew = True
+        return Denied("", "", "gone")
+    call.waits(lambda: p.store.forget(asked.id))
+    try:
+        return await p.store.reserve(asked)
+    finally:
+        call.waits(None)
 
 
 def _order(p: Parts, step: Step, ask: Ask, charges: Sequence[Charge], wait_s: float) -> Order:

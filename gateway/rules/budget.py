@@ -125,7 +125,7 @@ class Budgets:
         if offer.card is not None and offer.unbounded is None and offer.endless is None:
             return None
         stands = [(f"run/{ask.run.key}/{stand.unit}", stand) for stand in self._run] + list(others)
-        limited = [(stand.unit, name) for name, stand in stands if stand.limit is not None]
+        limited: list[tuple[str, str]] = [(stand.unit, name) for name, stand in stands if stand.limit is not None]
         if ask.labels.limit_nusd is not None:
             limited.insert(0, ("nusd", f"run/{ask.run.key}/nusd"))
         limited += [(read(name).unit, name) for name in ask.limited]  # by a caller's or an operator's word

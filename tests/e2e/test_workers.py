@@ -269,6 +269,27 @@ async def test_a_raised_budget_lets_the_refused_run_go_on(make: Make, provider: 
     assert bill == nusd((await asyncio.to_thread(gateway.run, "r"))["spent_usd"])
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+async def test_a_lowered_budget_binds_who_waits(make: Make, provider: ScriptedProvider, workers: int) -> None:
+    """A call that stands in line at SIGHUP is judged by the budgets of now; what was granted before goes on."""
+
+    def parted(usd: str) -> str:
+        return section(provider) + f'[[budgets]]\nname = "all"\nscope = "global"\nper = "month"\nusd = "{usd}"\n'
+
+    gateway = make(workers)
+    gateway.write(parted("0.02"))
+    await asyncio.to_thread(gateway.hup)
+    provider.script = Script(output_tokens=1000, first_s=1.0)
+    calls = [asyncio.create_task(call(gateway, f"r{number}", chat(max_tokens=1500))) for number in range(40)]
+    await until(lambda: len(provider.calls) >= 10)
+    granted = len(provider.calls)
+    gateway.write(parted("0.000001"))
+    await asyncio.to_thread(gateway.hup)
+    answers = await asyncio.gather(*calls)
+    assert {200, 402} == {answer.status for answer in answers}
+    assert granted <= len(provider.calls) <= granted + 10  # those that the rest of the old budget paid for meanwhile
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_broken_file_changes_nothing(make: Make, provider: ScriptedProvider, workers: int) -> None:
     """Its sentences are in the log; also a worker that is started then has the configuration that was good."""
