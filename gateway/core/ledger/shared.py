@@ -99,6 +99,10 @@ class SharedLine(Line):
         self._rewritten.clear()
         return gone, rows
 
+    def tell_anew(self) -> None:
+        """Our rows may be gone: others took us for dead. The places in line stay ours."""
+        self._untold.update((parked.ticket, parked) for parked in self.parked.values())
+
     def hear(self, others: Iterable[tuple[str, int | None, int, int]]) -> None:
         """What is on disk of those who wait elsewhere: account, oldest ticket it blocks, newest ticket, how many."""
         heard: dict[str, tuple[int, int]] = {}

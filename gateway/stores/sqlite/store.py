@@ -359,6 +359,8 @@ class SqliteStore(Desk):
         self._connection.execute(schema.END_LEASES, (now,))
         if self._connection.execute(schema.END_LINES, (now,)).rowcount > 0:
             self._pen.look_anew()
+        if now - self._renewed_at > LEASE_S:  # we were stopped, and others have ended our lines
+            self._line.tell_anew()
         self._renewed_at = now
 
     def _tick(self) -> float:

@@ -139,6 +139,33 @@ async def test_housekeeping_does_not_keep_news_from_who_waits(tmp_path: Path, cl
         assert isinstance(await told(waits), Reservation)
 
 
+async def test_a_process_that_was_stopped_keeps_its_places_in_line(tmp_path: Path, clock: FakeClock) -> None:
+    """Its lease ended, so others went on; when it is there again, who comes now stands behind."""
+    async with two(tmp_path, clock) as (one, other):
+        await other.reserve(order("c1", charge(want=900)))
+        first = await parked(one, order("c2", charge(want=500), wait_s=1e6))
+        turn, stopped, may_go = one._turn, threading.Event(), threading.Event()
+
+        def stands(ops: list[Any]) -> None:
+            stopped.set()
+            may_go.wait(5)
+            turn(ops)
+
+        one._turn = stands  # type: ignore[method-assign]  # SIGSTOP of one thread
+        await asyncio.to_thread(stopped.wait, 5)
+        clock.advance(40)
+        await other.expire(clock.at)
+        file = sqlite3.connect(one.path)
+        assert [] == file.execute("SELECT * FROM parked").fetchall()
+        file.close()
+        may_go.set()
+        await one.run("R")
+        second = await parked(other, order("c3", charge(want=500), wait_s=1e6))
+        await settled(other, "c1", 500)
+        assert isinstance(await told(first), Reservation)
+        assert not second.done()
+
+
 async def test_a_kill_elsewhere_ends_the_wait(tmp_path: Path, clock: FakeClock) -> None:
     """Wherever in the line it stands."""
     async with two(tmp_path, clock) as (one, other):
