@@ -311,6 +311,8 @@ def _reason(kind: str, path: Path, fault: Any) -> str:
         return str(fault["ctx"]["error"])
     if kind == "string_pattern_mismatch":
         return "1 to 128 letters, digits, `.`, `_`, `:`, `-`"
+    if kind == "list_type" and path[-1] in ("budgets", "keys", "overrides"):
+        return f"is written with two brackets, one for each of them: [[{spell(path)}]]"
     said = str(fault["msg"]).replace("Input should be", "should be")
     return "should be a table" if kind in ("model_type", "model_attributes_type") else said
 

@@ -29,7 +29,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class Origins:
-    """Where each key of the tree was written; a key that isn't known answers with the nearest one above it."""
+    """Where each key of the tree was written; an unknown key answers with the nearest one above it, else below."""
 
     def __init__(self, whole: str) -> None:
         self._whole = whole  # what to say where nothing nearer is known: the file's name, or "settings"
@@ -45,7 +45,8 @@ class Origins:
         for end in range(len(path), 0, -1):
             if path[:end] in self._places:
                 return self._places[path[:end]]
-        return self._whole
+        below = (place for known, place in self._places.items() if path and known[: len(path)] == path)
+        return next(below, self._whole)  # `rates`, where only [[rates]] stands
 
 
 def read_file(file: FilePath, origins: Origins, raw: bytes | None = None) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def spell(path: Path) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """` Did you mean ...?`, or nothing where no known name is near."""
     spelled = {one.lower(): one for one in known}
-    close = difflib.get_close_matches(word.lower(), list(spelled), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word.lower(), list(spelled), n=1, cutoff=0.7)
     return f" Did you mean `{spelled[close[0]]}`?" if close else ""
 
 

@@ -172,7 +172,14 @@ def test_a_limit_that_is_not_enforced_stops_the_start(tmp_path, text, word):
     """A limit that can't be enforced is a start-up error, never a warning (design.md section 5)."""
     said = fault(tmp_path, text)
     assert f" {word}: " in said
+    assert said.partition("meterbox.toml:")[2][:1].isdigit()
     assert "unknown key" not in said
+
+
+def test_single_brackets_are_answered_with_double_ones(tmp_path):
+    """[budgets] is what most people write first."""
+    said = fault(tmp_path, "[budgets]\nname = 'a'\n")
+    assert said.startswith("meterbox.toml:1: budgets: is written with two brackets, one for each of them: [[budgets]]")
 
 
 # --------------------------------------------------------------------------- amounts

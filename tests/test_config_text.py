@@ -87,6 +87,7 @@ def test_keys_are_spelled_as_people_write_them():
     """Indexes in brackets, the nearest name as a question."""
     assert "budgets[0].usd" == spell(("budgets", 0, "usd"))
     assert [" Did you mean `port`?", ""] == [nearest("prot", ["port", "host"]), nearest("zzz", ["port"])]
+    assert ["", ""] == [nearest("hard", ["strict", "expected", "shadow"]), nearest("eur", ["usd", "per"])]
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), True, "5", None, 604_801])
