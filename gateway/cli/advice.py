@@ -6,6 +6,7 @@ never enters: asking the gateway, changing anything.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, Protocol
@@ -84,8 +85,10 @@ def _next_time(facts: Told, item: Item) -> str:
     if unit == "seconds":
         return f"{name} stops every run after {limit}."
     if not spent or lasted < 1:
-        return f"{name} stops a run at {limit}."
-    return f"{name} stops a run at {limit}: at this pace after {span(float(Decimal(item['limit']) * lasted / spent))}."
+        return f"{name} stops this run at {limit}."
+    return (
+        f"{name} stops this run at {limit}: at this pace after {span(float(Decimal(item['limit']) * lasted / spent))}."
+    )
 
 
 def _window(facts: Told, item: Item) -> str:
@@ -122,6 +125,7 @@ def _commands(facts: Told, unit: str | None) -> Iterator[tuple[str, str]]:
     name = _word(run["run_id"]) + (f" --key {_word(run['key'])}" if run.get("key") else "")
     if state == "killed" or (state == "paused" and not _lowered(run)):
         yield f"meterbox resume {name}", "lets it go on"
+    yield from _switches(facts)
     if unit is not None and _can_rise(facts, unit):
         yield f"meterbox budget {name} --{_FLAGS[unit]} {_twice(facts, unit)}", "raises its limit, so that it can go on"
     if state in ("active", "waiting") or facts.held:
@@ -131,6 +135,19 @@ def _commands(facts: Told, unit: str | None) -> Iterator[tuple[str, str]]:
     for call in [call for call in facts.calls if call["cost_source"] == "presumed"][:1]:
         voids = f"meterbox ledger correct {_word(call['call_id'])} --void --reason unbilled"
         yield voids, "if the provider did not bill this unclear call"
+
+
+def _switches(facts: Told) -> Iterator[tuple[str, str]]:
+    """What may have been stopped beside the run itself, and then refuses a run that was resumed."""
+    run = facts.run
+    latest = max(facts.calls, key=lambda call: call["step"], default=None)
+    refused = latest is not None and latest in facts.refused and latest["reason"] == "run_killed"
+    if run["state"] != "killed" and not (refused and run["state"] in ("active", "waiting")):
+        return
+    for word in ("agent", "user"):
+        if run.get(word):
+            yield f"meterbox resume --{word} {shlex.quote(_word(run[word]))}", f"too, if all of this {word} was stopped"
+    yield "meterbox resume --all", "too, if everything was stopped"
 
 
 def stopped_by(facts: Told) -> str | None:

@@ -168,7 +168,7 @@ def _own(control: Control, run: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _table(found: Sequence[dict[str, Any]], now: float) -> str:
     rows = [
         [
-            item["name"] + (" (shadow)" if item["mode"] == "shadow" else ""),
+            ("shadow " if item["mode"] == "shadow" else "") + item["name"],
             _whom(item),
             amount(item["unit"], item["limit"]),
             *(figure(item["unit"], item[name]) for name in ("spent", "held")),

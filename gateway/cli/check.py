@@ -134,6 +134,4 @@ def _show(facts: dict[str, Any]) -> None:
     rows = [[p["name"], p["origin"], p["key"], ", ".join(p["default_for"]) or "-"] for p in facts["providers"]]
     click.echo(table(["PROVIDER", "ORIGIN", "KEY", "DEFAULT FOR"], rows) + "\n")
     rows = [_row(budget) for budget in facts["budgets"]]
-    click.echo(
-        table(["BUDGET", "SCOPE", "LIMIT", "MAY BE RAISED TO", "MODE"], rows, right=("LIMIT", "MAY BE RAISED TO"))
-    )
+    click.echo(table(["BUDGET", "SCOPE", "LIMIT", "UP TO", "MODE"], rows, right=("LIMIT", "UP TO")))

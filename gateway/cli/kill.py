@@ -5,14 +5,17 @@ Invariant: exactly one target, so that nothing is stopped by accident. What neve
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from gateway.cli.control import Control, segment
 from gateway.cli.options import Verb, settings_of, show_json, with_config, with_json
-from gateway.cli.words import harmless
+from gateway.cli.words import count, harmless
+
+_NAMED: Final = ("agent", "user")
 
 
 def with_target(verb: Verb) -> Verb:
@@ -47,7 +50,11 @@ def command(config: Path | None, as_json: bool, run_id: str | None, reason: str,
         line = f"killed {harmless(said['run_id'], 140)}; `meterbox resume {harmless(run_id, 140)}` lets it go on"
     else:
         said = control.post("/api/kill", {**target, "reason": reason})
-        line = f"killed {said['runs']} runs and ended {said['calls']} open calls; new ones are refused until `resume`"
+        again = next((f"--{word} {shlex.quote(harmless(words[word], 140))}" for word in _NAMED if words[word]), "--all")
+        line = (
+            f"killed {count(said['runs'], 'run')} and ended {count(said['calls'], 'open call')}; new runs are refused "
+            f"until `meterbox resume {again}`"
+        )
     if as_json:
         show_json(said)
     else:

@@ -263,9 +263,11 @@ def _by_which(facts: Facts, code: str) -> str:
         f": budget {harmless(tight['name'], 60)} on {harmless(whom(tight), 140)} has "
         f"{amount(unit, tight['spent'])} spent of {amount(unit, tight['limit'])}"
     )
-    if Decimal(tight["spent"]) < Decimal(tight["limit"]) and unit in ("usd", "tokens"):
-        said += ", and the most that the call could use is more than what is left"
-    return said
+    if Decimal(tight["spent"]) >= Decimal(tight["limit"]):
+        return said
+    if stopped_by(facts) == unit and unit in ("usd", "tokens"):
+        return f"{said}, and the most that the call could use is more than what may be used"
+    return f"{said} now"
 
 
 def whom(item: Item) -> str:

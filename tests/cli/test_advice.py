@@ -36,7 +36,7 @@ def test_each_budget_says_when_it_stops_the_next_one() -> None:
         tools=[SPAN, {**SPAN, "repeated": True}],
     )
     assert "A run like this spends $0.12 a minute." in said
-    assert "Budget each-run stops a run at $1.00: at this pace after 8 min 20 s." in said
+    assert "Budget each-run stops this run at $1.00: at this pace after 8 min 20 s." in said
     assert "Budget time stops every run after 10 min 0 s." in said
     daily = "Budget daily on agent:research has $6.00 left for this day, until 2026-11-21 00:00:00Z: at its pace it is"
     assert f"{daily} used up in 30 min 0 s." in said
@@ -65,7 +65,10 @@ PRESUMED = call(1, "m", "0.2", cost_source="presumed")
 @pytest.mark.parametrize(
     ("more", "known", "wanted"),
     [
-        ({"state": "killed", "outcome": "killed"}, {}, ["meterbox resume r-1"]),
+        ({"state": "killed", "outcome": "killed"}, {},
+         ["meterbox resume r-1 ", "meterbox resume --agent research ", "meterbox resume --all "]),
+        ({"state": "active", "user": "a b"}, {"calls": [call(1, "m", "0", **{**REFUSED, "reason": "run_killed"})]},
+         ["meterbox resume --agent research ", "meterbox resume --user 'a b' "]),
         ({"state": "paused", "reason": "asked"}, {}, ["meterbox resume r-1"]),
         ({"state": "paused", "reason": "its limit was set below what it has used: calls"}, {},
          ["meterbox budget r-1 --calls 6"]),

@@ -34,7 +34,7 @@ def test_budgets_are_listed(box, meterbox):
     lines = meterbox("budget")[1].split("\n")
     assert ["BUDGET", "OF", "LIMIT", "SPENT", "HELD", "LASTS", "ANEW", "IN"] == lines[0].split()
     day = lines[1]
-    for words in ("daily (shadow)", "agent:research", "12,000 tokens", " 1 ", " 10 ", " used up ", " days "):
+    for words in ("shadow daily", "agent:research", "12,000 tokens", " 1 ", " 10 ", " used up ", " days "):
         assert words in day
     assert ["per-run", "run", "r-1", "$1.00", "$0.25", "$0.00", "-", "-"] == lines[2].split()
     assert 100 >= max(map(len, lines))

@@ -1,6 +1,7 @@
 """`kill`: one target, the reason passed on."""
 
 import json
+import shlex
 
 import pytest
 
@@ -25,6 +26,14 @@ def test_a_switch_names_its_target(box, meterbox, args, target):
     box.answers["POST /api/kill"] = said
     assert said == json.loads(meterbox("kill", *args, "--json")[1])
     assert {**target, "reason": "stopped by the operator"} == box.asked[0][1]
+
+
+@pytest.mark.parametrize("args", [("--all",), ("--agent", "a"), ("--user", "u v")])
+def test_what_takes_a_switch_back_is_said_as_a_command(box, meterbox, args):
+    """It can be pasted: the option that was used, quoted where a shell needs it."""
+    box.answers["POST /api/kill"] = {"gate": "global", "open": False, "runs": 1, "calls": 0}
+    said = "killed 1 run and ended 0 open calls; new runs are refused until `meterbox resume"
+    assert f"{said} {shlex.join(args)}`\n" == meterbox("kill", *args)[1]
 
 
 @pytest.mark.parametrize("args", [(), ("r-1", "--all"), ("--agent", "a", "--user", "u")])
