@@ -256,3 +256,14 @@ async def test_a_step_of_the_clock_makes_no_call_longer() -> None:
     assert 2.5 == world.last.ended_at - world.last.started_at
     assert 2.5 == world.last.attempts[0].ended_at - world.last.attempts[0].started_at
     assert world.sound()
+
+
+async def test_a_key_that_names_its_agent_later_binds_its_runs() -> None:
+    """A run that a header gave to another agent counts for the key's own from the next call on, where it is limited."""
+    world = World(whole(), budgets=budget("calls", 2, scope="agent:boxed", window=DAY))
+    for _ in range(3):
+        assert 200 == (await world.call(key=Key("k"), x_meterbox_agent="free")).status
+    answers = [await world.call(key=Key("k", agent="boxed"), x_meterbox_agent="free") for _ in range(3)]
+    assert [200, 200, 402] == [outlet.status for outlet in answers]
+    assert ("agent:boxed", "boxed") == (error(answers[-1])["details"]["scope"], world.store.book.runs["k~r"].agent)
+    assert world.sound()

@@ -16,7 +16,7 @@ from xxhash import xxh3_128_hexdigest
 from gateway.core.errors import Undecodable
 from gateway.core.index import Index, Match
 from gateway.core.life import trace_id
-from gateway.core.types import NUSD, Call, Inbound, Labels, RunFacts
+from gateway.core.types import NUSD, Call, Inbound, Key, Labels, RunFacts
 
 __all__ = ["Index", "Match", "identify", "labels_of", "named", "run_key"]
 
@@ -213,7 +213,12 @@ def identify(inbound: Inbound, call: Call, index: Index, new_id: Callable[[str],
         user=(key.user if key is not None else None) or labels.user,
         session=labels.session,
         trace_id=labels.traceparent or trace_id(whole),
+        fixed=_fixed(key) if key is not None else "",
     )
+
+
+def _fixed(key: Key) -> str:
+    return " ".join([word for word, said in (("agent", key.agent), ("user", key.user)) if said is not None])
 
 
 def named(labels: Labels, call: Call) -> tuple[str | None, str]:

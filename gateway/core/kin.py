@@ -10,7 +10,7 @@ from gateway.core.types import Run, RunFacts
 
 
 class Kin:
-    """A run's facts as first seen; a later call adds what was missing and changes nothing."""
+    """A run's facts as first seen; a later call adds what was missing, and changes only what its key says."""
 
     def __init__(self, most: int = 50_000) -> None:
         self._most = most
@@ -40,7 +40,10 @@ class Kin:
         if had is facts or (had.parent, had.agent, had.user) == (facts.parent, facts.agent, facts.user):
             return facts
         merged = structs.replace(
-            facts, parent=had.parent or facts.parent, agent=had.agent or facts.agent, user=had.user or facts.user
+            facts,
+            parent=had.parent or facts.parent,
+            agent=facts.agent if "agent" in facts.fixed else had.agent or facts.agent,
+            user=facts.user if "user" in facts.fixed else had.user or facts.user,
         )
         self._facts[facts.key] = merged
         return merged

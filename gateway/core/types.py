@@ -350,7 +350,10 @@ class Balance(Struct, frozen=True):
 
 
 class RunFacts(Struct, frozen=True):
-    """What a call says of its run; the store makes the run on first sight and keeps what it knew before."""
+    """What a call says of its run; the store makes the run on first sight and keeps what it knew before.
+
+    fixed: which of the words "agent" and "user" the virtual key says: it stands, whatever a header said before.
+    """
 
     key: str
     id: str
@@ -361,6 +364,7 @@ class RunFacts(Struct, frozen=True):
     user: str | None = None
     session: str | None = None
     trace_id: str | None = None
+    fixed: str = ""
 
 
 class Run(Struct):

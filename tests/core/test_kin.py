@@ -32,6 +32,20 @@ def test_the_first_parent_wins():
     assert kin.merge(facts("child", parent="rich")).parent == "root"
 
 
+def test_what_the_key_says_stands():
+    """An agent that a header named before its key named one is that of the key from then on; its user stays."""
+    kin = Kin()
+    kin.merge(RunFacts("r", "r", "k", "header", agent="free", user="u"))
+    assert ("boxed", "u") == _who(kin.merge(RunFacts("r", "r", "k", "header", agent="boxed", user="v", fixed="agent")))
+    assert ("boxed", "w") == _who(kin.merge(RunFacts("r", "r", "k", "header", agent="x", user="w", fixed="user")))
+    kin.learn(Run(key="r", id="r", agent="free"))
+    assert ("boxed", "w") == _who(kin.merge(RunFacts("r", "r", "k", "header", agent="boxed", fixed="agent")))
+
+
+def _who(facts: RunFacts) -> tuple[str | None, str | None]:
+    return facts.agent, facts.user
+
+
 def test_memory_is_bounded():
     """The oldest run is forgotten first; the store still knows it."""
     kin = Kin(most=2)

@@ -66,10 +66,11 @@ def known(book: Book, key: str, now: float) -> Run:
 
 def _learn(book: Book, run: Run, facts: RunFacts, now: float) -> bool:
     learnt = False
-    if run.agent is None and facts.agent is not None:
-        run.agent, learnt = facts.agent, True
-    if run.user is None and facts.user is not None:
-        run.user, learnt = facts.user, True
+    for word in ("agent", "user"):
+        had, said = getattr(run, word), getattr(facts, word)
+        if said is not None and said != had and (had is None or word in facts.fixed):
+            setattr(run, word, said)
+            learnt = True
     if run.session is None and facts.session is not None:
         run.session, learnt = facts.session, True
     if run.trace_id is None and facts.trace_id is not None:
