@@ -290,7 +290,8 @@ def _running(facts: Facts) -> Iterator[str]:
         )
     if len(facts.held) > TOP:
         rest = facts.held[TOP:]
-        yield f"And {count(len(rest), 'more call')} that hold {money(sum(Decimal(c['held_usd']) for c in rest))}."
+        held = money(sum(Decimal(call["held_usd"]) for call in rest))
+        yield f"And {count(len(rest), 'more call that holds', 'more calls that hold')} {held}."
     going = [child for child in facts.children if child["state"] in ("active", "waiting")]
     if going:
         names = ", ".join(

@@ -133,6 +133,7 @@ def test_what_is_still_running() -> None:
     assert "Call c1 to gpt-4o is open" in said and "And 2 more calls that hold $0.50." in said
     assert "1 child is not ended: kid." in said
     assert "7 more calls are under way." in answers(held=held)[0]
+    assert "And 1 more call that holds $0.25." in answers(held=held[:6])[4]
     assert "No call is under way. The run is open: its next call is served" in answers()[4]
     ended = {**RUN, "state": "ended", "outcome": "completed"}
     assert "  No: nothing is under way, nothing is held." == answers(ended)[4]
