@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gateway.core.ledger import limits, names, runs
 from gateway.core.ledger.book import Book
-from gateway.core.ledger.engine import dismiss, send_hopeless_home, serve_line
+from gateway.core.ledger.engine import dismiss, renew, send_hopeless_home, serve_line
 from gateway.core.types import Balance, Denied, Run
 
 
@@ -46,7 +46,11 @@ def set_limit(book: Book, now: float, name: str, limit: int) -> Balance:
     """An operator's word; a rise counts as far as the next order's `most` allows it. Raises StoreFailed."""
     account = book.account(name)
     limits.set_cap(book, now, account, limit)
-    serve_line(book, now, [*send_hopeless_home(book, now, name), name])
+    moved = send_hopeless_home(book, now, name)
+    for parked in list(book.line.parked.values()):
+        if limits.outdated(book, now, parked.order):  # nobody limited this unit of its run when it came
+            moved += renew(book, now, parked)
+    serve_line(book, now, [*moved, name])
     return account.balance()
 
 

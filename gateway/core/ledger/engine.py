@@ -256,7 +256,7 @@ def serve_line(book: Book, now: float, names: Iterable[str]) -> None:
         while (queue := book.line.queues.get(name)) is not None and queue.blocked:
             parked = queue.watch[queue.blocked[0]]
             if limits.outdated(book, now, parked.order):
-                todo.extend(_renew(book, now, parked))
+                todo.extend(renew(book, now, parked))
                 continue
             answer = _attempt(book, now, parked.order, parked.ticket)
             if isinstance(answer, list):
@@ -308,7 +308,7 @@ def expire_line(book: Book, now: float) -> int:
     moved: list[str] = []
     for parked in list(book.line.parked.values()):
         if limits.has_turned(book, now, parked.order):
-            moved += _renew(book, now, parked)
+            moved += renew(book, now, parked)
         elif (over := _out_of_time(book, now, parked.order)) or book.line.patience_ends_at(parked) <= now:
             moved += dismiss(book, parked, _denied(book, now, parked.order, over or parked.blocked[0], "limit"))
         else:
@@ -318,7 +318,7 @@ def expire_line(book: Book, now: float) -> int:
     return ended
 
 
-def _renew(book: Book, now: float, parked: Parked) -> list[str]:
+def renew(book: Book, now: float, parked: Parked) -> list[str]:
     """Judges it by the accounts that it charges now: a window has ended, or a unit of its run was limited since. Its
     turn stays, its patience begins anew. Gives back the lines that moved."""
     line = limits.line_of(book, runs.known(book, parked.order.run.key, now))

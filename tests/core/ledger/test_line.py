@@ -117,6 +117,17 @@ def test_a_limit_that_is_set_meanwhile_binds_who_waits() -> None:
     assert isinstance(answer, Denied) and ("run/R/calls", "limit") == (answer.account, answer.reason)
 
 
+def test_who_waits_is_told_at_once_of_a_limit_that_leaves_no_hope() -> None:
+    """Nobody limited this unit of the run when it came; it need not come to its turn to hear of it."""
+    book = Book("i")
+    sizes = {"tokens": (50, 50)}
+    engine.reserve(book, 0.0, order("c1", charge(want=1000), sizes=sizes))
+    for call in ("c2", "c3"):
+        engine.reserve(book, 0.0, order(call, charge(want=1000), sizes=sizes, wait_s=30.0))
+    control.set_limit(book, 1.0, "run/R/tokens", 49)
+    assert ["run/R/tokens"] * 2 == [no.account for _, no in book.take_answers() if isinstance(no, Denied)]
+
+
 def test_tool_calls_that_others_made_end_a_wait_at_once() -> None:
     """Spent alone is too much: nobody waits for money that can't help. A last call is still to be had."""
     for last, outcome in ((False, ["c3/1"]), (True, [])):
