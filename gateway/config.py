@@ -184,6 +184,11 @@ class Settings(Table):
             )
         if not is_loopback(server.host) and not self.keys_required:
             said.append(f"server: auth = 'none' on {server.host}: whoever reaches the port spends your money")
+        if self.keys and not self.keys_required:
+            said.append(
+                "keys: a call that shows none of these virtual keys is served too (auth = 'none'), and nothing that is "
+                'set for a key binds it; write [server] auth = "keys"'
+            )
         if self.keys_required and not self.keys:
             said.append("server: virtual keys are required, but there are no [[keys]]: every call will get 401")
         return said

@@ -387,6 +387,14 @@ def test_an_open_listener_needs_an_admin_token(tmp_path):
     assert "10.0.0.1 is not loopback" in fault(tmp_path, "[server]\nadmin_host = '10.0.0.1'\n")
 
 
+def test_keys_that_nobody_must_show_are_worth_a_warning(tmp_path):
+    """On loopback keys aren't asked for by default: what is set for a key would bind only those who show it."""
+    key = "[[keys]]\nname = 'a'\nsecret = 'abcdefgh'\n"
+    (said,) = load(write(tmp_path, key), {}).warnings()
+    assert "a call that shows none of these virtual keys is served too" in said
+    assert [] == load(write(tmp_path, f"[server]\nauth = 'keys'\n{key}"), {}).warnings()
+
+
 def test_a_virtual_key_has_a_name_and_one_text(tmp_path):
     """[[keys]]: exactly one of secret and hash, in its shape."""
     key = load(

@@ -358,7 +358,7 @@ def test_a_limit_that_another_one_hides_is_said(tmp_path, wide, narrow, reached)
         for name, (scope, per, usd) in (("wide", wide), ("narrow", narrow))
     ]
     if narrow[0].startswith("key"):
-        tables.append('[[keys]]\nname = "k"\nsecret = "abcdefgh"\n')
+        tables.append('[server]\nauth = "keys"\n[[keys]]\nname = "k"\nsecret = "abcdefgh"\n')
     said = [
         f"budget narrow: its usd can never be reached: wide ({wide[0]} per {wide[1]}) applies too and is lower",
     ]
@@ -376,7 +376,7 @@ def test_more_than_a_thousand_dollars_is_said_of_runs_only(tmp_path):
 
 def test_a_key_that_does_not_exist_is_said(tmp_path):
     """A budget of a key that nobody has applies to nobody; the nearest name is given."""
-    key = '[[keys]]\nname = "research"\nsecret = "abcdefgh"\n'
+    key = '[server]\nauth = "keys"\n[[keys]]\nname = "research"\nsecret = "abcdefgh"\n'
     assert [] == warned(
         tmp_path, key, table("a", "key:research", *DAY), table("b", "key:*", 'per = "month"', "usd = 9")
     )

@@ -14,6 +14,7 @@ def test_a_run_is_killed_with_its_reason(box, meterbox):
     status, out, _ = meterbox("kill", "r-1", "--reason", "enough")
     assert (0, "killed r-1; `meterbox resume r-1` lets it go on\n") == (status, out)
     assert ("POST /api/runs/r-1/kill", {"reason": "enough"}) == box.asked[0][:2]
+    assert "`meterbox resume r-1 --key ann` lets" in meterbox("kill", "r-1", "--key", "ann")[1]  # not another's run
 
 
 @pytest.mark.parametrize(
