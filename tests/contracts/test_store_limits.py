@@ -214,6 +214,18 @@ async def test_a_limit_in_any_unit_holds_for_the_run_and_its_children(store: Any
     assert run is not None and ("calls",) == run.capped
 
 
+async def test_a_limit_counts_what_the_children_did_before_it(store: AnyStore) -> None:
+    """As their calls count on it from then on; what another run did is none of it."""
+    for run, parent in (("C", "R"), ("G", "C"), ("Q", None)):
+        await store.make_run(facts(run, parent=parent), 0)
+        await spend(store, f"call-{run}", 5, charge(f"run/{run}/nusd", 5), run=run)
+    said = await store.set_limit("run/R/calls", 1)
+    assert 2 == said.spent
+    run = await store.run("R")
+    assert run is not None and "paused" == run.state
+    assert [] == store.audit()
+
+
 async def test_lowering_below_use_pauses_and_raising_resumes(store: AnyStore) -> None:
     """The run says why it is paused; a limit above its use lets it go on."""
     await spend(store, "c1", 900)

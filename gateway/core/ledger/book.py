@@ -112,6 +112,10 @@ class Shelf(Protocol):
         """Active runs without a call since `before`, without a hold and without an active child."""
         ...
 
+    def below(self, run: str) -> list[str]:
+        """The runs below this one, as far as they are written."""
+        ...
+
     def presumed(self, response_id: str, tenant: str) -> str | None:
         """The presumed hold whose answer had this id."""
         ...
@@ -259,6 +263,12 @@ class BookShelf:
         busy = {r.parent for r in runs if r.state == "active"}
         busy.update(hold.run for hold in self._held())
         return sorted(r.key for r in runs if r.state == "active" and r.last_at < before and r.key not in busy)[:limit]
+
+    def below(self, run: str) -> list[str]:
+        found = {run}
+        while more := {r.key for r in self._book.runs.values() if r.parent in found} - found:
+            found |= more
+        return sorted(found - {run})
 
     def _held(self) -> list[Hold]:
         return [hold for hold in self._book.holds.values() if hold.state == HELD]

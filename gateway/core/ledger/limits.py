@@ -291,10 +291,22 @@ def _below_elsewhere(book: Book, now: float, run: Run, unit: str) -> str | None:
     return None
 
 
-def _count_before(book: Book, now: float, account: Account, run: Run, unit: str) -> None:
-    """What the run itself did while nobody counted this unit: a limit is one of the whole run."""
+def _is_below(book: Book, key: str, top: str) -> bool:
+    """Also where that isn't written yet."""
+    run = book.run(key)
+    return run is not None and any(above.key == top for above in line_of(book, run)[1:])
+
+
+def _done(run: Run, unit: str) -> int:
     tokens = run.input_tokens + run.output_tokens
-    done = {"calls": run.calls, "tool_calls": run.tool_calls, "tokens": tokens}.get(unit, 0)
+    return {"calls": run.calls, "tool_calls": run.tool_calls, "tokens": tokens}.get(unit, 0)
+
+
+def _count_before(book: Book, now: float, account: Account, run: Run, unit: str) -> None:
+    """What the run and those below it did while nobody counted this unit: their calls count on it from now on, too."""
+    below = {*book.shelf.below(run.key), *(key for key in book.dirty.runs if _is_below(book, key, run.key))}
+    below.discard(run.key)
+    done = sum(_done(one, unit) for one in (run, *(runs.known(book, key, now) for key in sorted(below))))
     if done and account.spent == 0:  # else a budget has counted it all along
         account.spent = done
         book.dirty.rows.append(Row(None, account.name, unit, "limit", done, now, "before it was limited"))

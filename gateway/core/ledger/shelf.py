@@ -108,6 +108,13 @@ class SqlShelf:
             (after, IDLE_LOOK, before, limit),
         )
 
+    def below(self, run: str) -> list[str]:
+        return self._names(
+            "WITH RECURSIVE below (key) AS (SELECT key FROM run WHERE parent = ?"
+            " UNION SELECT run.key FROM run JOIN below ON run.parent = below.key) SELECT key FROM below",
+            (run,),
+        )
+
     def presumed(self, response_id: str, tenant: str) -> str | None:
         found = self._names(
             "SELECT id FROM reservation WHERE state = 'presumed' AND response_id = ? AND tenant = ? LIMIT 1",

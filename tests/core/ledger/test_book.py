@@ -35,6 +35,9 @@ class Cupboard:
     def idle(self, before: float, limit: int) -> list[str]:
         return []
 
+    def below(self, run: str) -> list[str]:
+        return []
+
     def presumed(self, response_id: str, tenant: str) -> str | None:
         return None
 
@@ -114,4 +117,6 @@ def test_questions_to_a_book_without_a_shelf() -> None:
     assert (["c1/1"], []) == (book.shelf.held_by("i", 5), book.shelf.held_by("j", 5))
     book.runs = {"R": Run("R", "R", last_at=1.0), "Q": Run("Q", "Q", last_at=1.0)}
     assert ["Q"] == book.shelf.idle(2.0, 5)
+    book.runs |= {"C": Run("C", "C", parent="R"), "D": Run("D", "D", parent="C")}
+    assert (["C", "D"], []) == (book.shelf.below("R"), book.shelf.below("D"))
     assert None is book.shelf.presumed("resp", "")

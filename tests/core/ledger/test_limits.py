@@ -309,6 +309,16 @@ def test_a_limit_below_use_pauses_the_run_and_a_rise_lets_it_go_on() -> None:
     grant(book, 0.0, order("c3", charge(want=10)))
 
 
+def test_a_limit_counts_what_a_child_did_in_the_same_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is written yet, so no table can tell that it is a child."""
+    book = Book("i")
+    monkeypatch.setattr(book.shelf, "below", lambda run: [])
+    child = RunFacts(key="C", id="C", tenant="", source="header", parent="R")
+    grant(book, 0.0, structs.replace(order("c1", charge("run/C/nusd")), run=child))
+    settle.settle(book, 0.0, "c1/1", {"nusd": 1, "calls": 1}, exchange("c1", 1, run="C"), ())
+    assert 1 == control.set_limit(book, 0.0, "run/R/calls", 5).spent
+
+
 def test_a_limit_does_not_take_back_what_a_person_paused() -> None:
     """Only a pause that a limit made ends with it."""
     book = Book("i")
