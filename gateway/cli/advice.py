@@ -109,11 +109,15 @@ def _window(facts: Told, item: Item) -> str:
 def now_what(facts: Told) -> Iterator[str]:
     """Commands with what they do."""
     unit = stopped_by(facts)
+    item = None if unit is None or _lowered(facts.run) else tightest(facts.budgets, unit)
+    if item is not None and not _is_own(item, facts.run):
+        yield _others(item)
+        unit = None
     if unit is not None and not _can_rise(facts, unit):
         most = amount(unit, facts.most[unit])
         yield f"Its limit can't rise: the configuration allows {most} a run (more takes a change there, and a reload)."
     lines = list(_commands(facts, unit))
-    if not lines and unit is None:
+    if not lines and unit is None and item is None:
         yield "Nothing: it is over, and nothing is open."
     width = max((len(line) for line, _ in lines), default=0)
     for line, what in lines:
@@ -130,7 +134,7 @@ def _commands(facts: Told, unit: str | None) -> Iterator[tuple[str, str]]:
         yield f"meterbox budget {name} --{_FLAGS[unit]} {_twice(facts, unit)}", "raises its limit, so that it can go on"
     if state in ("active", "waiting") or facts.held:
         yield f"meterbox kill {name}", "stops it and its children, ends open streams"
-    if state in ("active", "waiting") and unit is None and (limit := _half_more(run)) is not None:
+    if state in ("active", "waiting") and stopped_by(facts) is None and (limit := _half_more(run)) is not None:
         yield f"meterbox budget {name} --usd {limit}", "limits what it may still spend"
     for call in [call for call in facts.calls if call["cost_source"] == "presumed"][:1]:
         voids = f"meterbox ledger correct {_word(call['call_id'])} --void --reason unbilled"
@@ -148,6 +152,27 @@ def _switches(facts: Told) -> Iterator[tuple[str, str]]:
         if run.get(word):
             yield f"meterbox resume --{word} {shlex.quote(_word(run[word]))}", f"too, if all of this {word} was stopped"
     yield "meterbox resume --all", "too, if everything was stopped"
+
+
+def _others(item: Item) -> str:
+    """What to do where no limit of the run itself stands in the way."""
+    name, account = harmless(item["name"], 60), str(item["account"])
+    if account.startswith("run/"):
+        key, _, run = account[4:].rpartition("/")[0].rpartition("~")
+        shown = harmless(run, 140) + (f" --key {harmless(key, 140)}" if key else "")
+        return f"Budget {name} of its parent stands in the way: `meterbox runs show {shown}` says how to raise it."
+    until = f" until {moment(item['resets_at'])}" if item["resets_at"] else ""
+    return (
+        f"Budget {name} on {harmless(account, 140)} stands in the way{until}: a limit of the run's own doesn't help.\n"
+        "To go on sooner, raise it in the configuration and reload (SIGHUP to `meterbox serve`)."
+    )
+
+
+def tightest(budgets: Sequence[Item], unit: str) -> Item | None:
+    """The budget with the least left of a unit, the run's own before others; shadows refuse nobody."""
+    found = [item for item in budgets if item["unit"] == unit and item["mode"] != "shadow"]
+    left = [Decimal(item["limit"]) - Decimal(item["spent"]) - Decimal(item["held"]) for item in found]
+    return min(zip(left, found, strict=True), key=lambda one: (one[0], one[1]["per"] != "run"), default=(None, None))[1]
 
 
 def stopped_by(facts: Told) -> str | None:

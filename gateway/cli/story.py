@@ -13,7 +13,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-from gateway.cli.advice import now_what, once_more, stopped_by
+from gateway.cli.advice import now_what, once_more, stopped_by, tightest
 from gateway.cli.words import amount, count, harmless, instant, moment, money, number, span, table
 
 Item = Mapping[str, Any]
@@ -253,12 +253,11 @@ def _stopped(facts: Facts) -> Iterator[str]:
 
 
 def _by_which(facts: Facts, code: str) -> str:
-    """The budget that stands nearest to its limit in the unit of this refusal, as it is now."""
+    """The budget that has the least left of the unit of this refusal, as it is now."""
     unit = UNIT_OF.get(code, code.removeprefix("limit_"))
-    found = [item for item in facts.budgets if item["unit"] == unit and item["mode"] != "shadow"]
-    if not found:
+    tight = tightest(facts.budgets, unit)
+    if tight is None:
         return ""
-    tight = max(found, key=lambda item: Decimal(item["spent"]) / (Decimal(item["limit"]) or 1))
     said = (
         f": budget {harmless(tight['name'], 60)} on {harmless(whom(tight), 140)} has "
         f"{amount(unit, tight['spent'])} spent of {amount(unit, tight['limit'])}"

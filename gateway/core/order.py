@@ -55,9 +55,11 @@ def _sentence(denied: Denied, balance: Balance, run_id: str) -> str:
     last = " Its last call has been made." if denied.why == LAST_USED else ""
     until = f" until {rfc3339(denied.resets_at)}, when its limit begins anew" if denied.resets_at is not None else ""
     instead = INSTEAD.get(denied.unit, "Finish with what you have")
+    name = names.read(denied.account)
+    whose = f" {name.owner.rpartition('~')[2]}" if name.kind == "run" else ""
     return (
         f"{fact}{last} {DON_T}{until}. {instead}, or ask the person who runs you to raise the budget "
-        f"(meterbox budget {run_id})."
+        f"(meterbox budget{whose})."
     )
 
 

@@ -105,6 +105,20 @@ def test_no_command_is_advised_that_the_configuration_refuses() -> None:
     assert "meterbox kill r-1" in said
 
 
+def test_no_limit_of_the_run_is_raised_where_another_stands_in_the_way() -> None:
+    """The budget with the least left refused: the run's own has a dollar more than its agent's."""
+    refused = {"calls": [call(1, "m", "0", **REFUSED)]}
+    day = {**DAY, "spent": "9.9", "held": "0"}
+    said = now(RUN, budgets=[day, BUDGET], **refused)
+    assert "Budget daily on agent:research stands in the way until 2026-11-21 00:00:00Z" in said
+    assert "reload (SIGHUP" in said and "--usd" not in said and "meterbox kill r-1" in said
+    parent = {**BUDGET, "account": "run/team~p/nusd", "spent": "0.99", "held": "0"}
+    said = now(RUN, budgets=[parent, BUDGET], **refused)
+    assert "stands in the way: `meterbox runs show p --key team` says how to raise it." in said and "--usd" not in said
+    assert "meterbox budget r-1 --usd 2.00" in now(RUN, budgets=[{**day, "mode": "shadow"}, BUDGET], **refused)
+    assert "meterbox budget r-1 --usd 2.00" in now(RUN, budgets=[{**day, "spent": "5", "held": "0"}, BUDGET], **refused)
+
+
 def test_a_run_that_ended_is_not_killed_again() -> None:
     """Unless something of it is still open."""
     ended = {**RUN, "state": "ended", "outcome": "completed"}

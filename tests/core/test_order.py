@@ -78,6 +78,8 @@ def test_the_refusal_says_whose_limit_it_was(account: str, whose: str, scope: st
     """A parent's limit is not called the run's own, also where the ids look alike; details.scope has its word."""
     refusal = explain(Denied(account, "nusd", "limit", Balance(account, 1, 1, 0)), "r1", None)
     assert refusal.message.startswith(whose) and scope == refusal.scope
+    command = {"run/team~r1/nusd": " r1", "run/team~r0/nusd": " r0", "run/1/nusd": " 1"}.get(account, "")
+    assert refusal.message.endswith(f"raise the budget (meterbox budget{command}).")
 
 
 @pytest.mark.parametrize(
