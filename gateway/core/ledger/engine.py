@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Final, Literal
 
 from gateway.core.errors import StoreFailed
-from gateway.core.ledger import limits, runs
+from gateway.core.ledger import limits, names, runs
 from gateway.core.ledger.book import AMOUNT_MOST, HELD, Account, Book, Hold
 from gateway.core.ledger.line import Parked
 from gateway.core.types import COUNTED, Balance, Charge, Denied, Order, Reservation
@@ -147,12 +147,21 @@ def _fits(
             return False
         fit.last.append(account.name)
         aside, left = 0, max(need, left)
-    free = left - aside - account.held
+    free = left - aside - account.held - _under_way(book, charge)
     if free < need or book.line.ahead(account.name, ticket):
         fit.blocked.append(account.name)
     else:
         fit.granted[charge.unit] = min(fit.granted[charge.unit], _portion(book, charge, free, ticket, fit.behind))
     return True
+
+
+def _under_way(book: Book, charge: Charge) -> int:
+    """Calls of the run that were sent before a limit of calls was set: they hold nothing there, and count at their
+    end. Each holds dollars of the run, as every call does."""
+    name = names.read(charge.account)
+    if charge.unit != "calls" or name.kind != "run":
+        return 0
+    return max(0, book.account(names.spell("run", name.owner, "nusd")).open - book.account(charge.account).open)
 
 
 def _closed(book: Book, order: Order) -> Denied | None:
