@@ -46,7 +46,8 @@ class Pipeline:
         try:
             refusal = await self._admit(step)
             if refusal is not None:
-                self._p.log("refused", {"code": refusal.code, "run": step.run.key, "call_id": step.open.call_id})
+                said = {"code": refusal.code, "scope": refusal.scope, "run": step.run.key, "call_id": step.open.call_id}
+                self._p.log("refused", said)
                 return await self._fail(step, refusal, refused(refusal))
             await self._forward(step)
         except Exception as defect:  # noqa: BLE001  a defect of ours, logged as `defect`: its hold is presumed, not leaked

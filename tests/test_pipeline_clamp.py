@@ -89,6 +89,8 @@ async def test_a_limit_is_never_raised_nor_lowered_below_the_floor() -> None:
     """Below min(asked, 256) a call is refused, not clamped (design.md section 2)."""
     world = World(whole())
     assert (402, "insufficient_quota") == code(await world.call(chat(max_tokens=5000), x_meterbox_limit_usd="0.00025"))
+    event, said = world.log[-1]  # whose limit it was, for who reads the log at night
+    assert ("refused", "insufficient_quota", "run") == (event, said["code"], said["scope"])
     outlet = await world.call(chat(max_tokens=20))
     assert (200, 20, None) == (outlet.status, sent(world)["max_tokens"], outlet.header("x-meterbox-clamped"))
 
