@@ -259,7 +259,7 @@ def _denied(
 
 def serve_line(book: Book, now: float, names: Iterable[str]) -> None:
     """Lets those go who can, in turn, wherever room was made; whoever leaves a line makes room behind him."""
-    todo = deque(name for name in names if name in book.line.queues)
+    todo = deque(one for name in names for one in _woken(name) if one in book.line.queues)
     while todo:
         name = todo.popleft()
         while (queue := book.line.queues.get(name)) is not None and queue.blocked:
@@ -275,6 +275,14 @@ def serve_line(book: Book, now: float, names: Iterable[str]) -> None:
                     break
             else:
                 todo.extend(dismiss(book, parked, answer))
+
+
+def _woken(account: str) -> tuple[str, ...]:
+    """Whose lines move with this account: who waits for calls under way waits for the run's dollars that they hold."""
+    name = names.read(account)
+    return (
+        (account, names.spell("run", name.owner, "calls")) if (name.kind, name.unit) == ("run", "nusd") else (account,)
+    )
 
 
 def dismiss(book: Book, parked: Parked, answer: Reservation | Denied) -> list[str]:

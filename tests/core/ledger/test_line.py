@@ -128,6 +128,16 @@ def test_who_waits_is_told_at_once_of_a_limit_that_leaves_no_hope() -> None:
     assert ["run/R/tokens"] * 2 == [no.account for _, no in book.take_answers() if isinstance(no, Denied)]
 
 
+def test_a_call_under_way_that_held_no_call_lets_go_who_waits_for_its_end() -> None:
+    """It was sent before there was a limit of calls (a reload), and is still reckoned with: its end makes room."""
+    book = Book("i")
+    engine.reserve(book, 0.0, order("c1"))
+    asked = order("c2", charge(), charge("run/R/calls", 1, limit=1), wait_s=30.0)
+    assert engine.WAITING is engine.reserve(book, 0.0, asked)
+    settle.void(book, 1.0, "c1/1")
+    assert ["c2/1"] == [call for call, got in book.take_answers() if isinstance(got, Reservation)]
+
+
 def test_tool_calls_that_others_made_end_a_wait_at_once() -> None:
     """Spent alone is too much: nobody waits for money that can't help. A last call is still to be had."""
     for last, outcome in ((False, ["c3/1"]), (True, [])):
