@@ -326,7 +326,7 @@ async def _listen(
     if own is not None:
         plane = await _open(make_runner(gateway.control.handle, log), own, handed.get(CONTROL, ()), stack)
         log("listening", {"plane": "control", "url": plane})
-    log("started", {"url": where, "providers": ", ".join(front.routes.sections), "ledger": str(settings.ledger_path)})
+    log("started", {"url": where, "providers": ", ".join(settings.providers()), "ledger": str(settings.ledger_path)})
     stack.callback(log, "stopped", {"url": where})
     stack.push_async_callback(front.tasks.drain, DRAIN_S)
     stack.push_async_callback(_shut, runner)  # runs first: nobody new comes in while the calls in flight end

@@ -61,6 +61,19 @@ async def test_a_call_goes_through_all_of_it(tmp_path: Path):
         await provider.stop()
 
 
+async def test_the_log_names_providers_as_the_file_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The first section that has a dialect is its default, so their order says who serves what."""
+    names = ["e", "d", "c", "b", "a"]
+    more = "".join(
+        f'[providers.{name}]\nbase_url = "http://localhost:1"\ndialects = ["openai-chat"]\n' for name in names
+    )
+    async with AsyncExitStack() as stack:
+        await app.build(settings(tmp_path, more), stack)
+    told = capsys.readouterr()
+    (started,) = [line for line in (told.err + told.out).splitlines() if '"started"' in line]
+    assert "e, d, c, b, a, openai, anthropic" == json.loads(started)["providers"]
+
+
 async def test_it_is_taken_apart_and_put_together_again(tmp_path: Path):
     """Nothing is left open: the same ledger opens again in the same process."""
     for _ in range(2):
