@@ -191,7 +191,7 @@ class Life:
         else:
             call = f"c{len(self.calls):03}"
             self.calls.append(call)
-            order = order_of(call, dice, self.clock.at)
+            order = order_of(call, dice, self.clock.at, len(self.files))
             if len(self.files) > 1 and self.waiting:  # of several that wait in several processes any may go first
                 order = structs.replace(order, wait_s=0.0)
             self.orders[call] = order

@@ -66,8 +66,8 @@ CAPPABLE = (
 GATES = ("global", "run/P", "run/K/nusd", "agent/a")
 
 
-def order_of(call: str, dice: Dice, now: float) -> Order:
-    """An order for one of the purses."""
+def order_of(call: str, dice: Dice, now: float, processes: int) -> Order:
+    """An order for one of the purses. Several processes that look at one account have the same configuration."""
     run, purse = PURSES[sorted(PURSES)[dice.below(len(PURSES))]]
     sizes = [dice.below(501), dice.below(501)]
     share, short, patient = dice.below(4) == 0, dice.below(3) == 0, dice.below(2) == 0
@@ -86,7 +86,7 @@ def order_of(call: str, dice: Dice, now: float) -> Order:
                 unit,
                 *size,
                 limit=limit,
-                most=2000 if short else None,
+                most=2000 if short or processes > 1 else None,
                 lower=lower if first else None,
                 share=share and unit == "nusd",
                 **more,

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from gateway.core.ledger import control
+from gateway.core.ledger import control, limits
 from gateway.core.ledger.book import Account, Book
-from gateway.core.ledger.engine import send_hopeless_home, serve_line
+from gateway.core.ledger.engine import renew, send_hopeless_home, serve_line
 from gateway.core.ledger.line import LINE_MOST, Line, Parked
 from gateway.core.types import Order
 
@@ -151,4 +151,7 @@ def look_again(book: Book, now: float) -> None:
             control.close(book, now, gate, why)
     names = line.changed(book, now)
     moved = [other for name in names for other in send_hopeless_home(book, now, name)]
+    for parked in list(line.parked.values()):
+        if limits.outdated(book, now, parked.order):  # a unit of its run was limited there since it came
+            moved += renew(book, now, parked)
     serve_line(book, now, [*moved, *names])
