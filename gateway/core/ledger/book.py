@@ -69,6 +69,7 @@ class Hold(Struct, array_like=True):
     tally: tuple[int, ...] = ()  # what its call added to the run's counters
     corrections: list[str] = field(default_factory=list)
     about: tuple[str, str, str, str, bool] = ("", "", "", "", False)
+    aside: dict[str, int] = field(default_factory=dict)  # what it leaves on an account for the last call
 
 
 class Row(Struct, frozen=True):

@@ -98,13 +98,14 @@ def balances(book: Book, hold: Hold) -> tuple[Balance, ...]:
 class _Fit:
     """What an order needs and may get, unit by unit, while its charges are looked at one after another."""
 
-    __slots__ = ("behind", "blocked", "granted", "last", "least")
+    __slots__ = ("aside", "behind", "blocked", "granted", "last", "least")
 
     def __init__(self, order: Order) -> None:
         self.least: dict[str, int] = {}
         self.granted: dict[str, int] = {}
         self.blocked: list[str] = []  # accounts in whose line the order must stand
         self.last: list[str] = []  # accounts whose last call it would be
+        self.aside: dict[str, int] = {}  # what it leaves for the last call, by account
         self.behind = order.behind
         for charge in order.charges:
             least = charge.least if charge.clamp else charge.want
@@ -147,6 +148,8 @@ def _fits(
             return False
         fit.last.append(account.name)
         aside, left = 0, max(need, left)
+    elif aside:
+        fit.aside[account.name] = aside
     free = left - aside - account.held - _under_way(book, charge)
     if free < need or book.line.ahead(account.name, ticket):
         fit.blocked.append(account.name)
@@ -202,6 +205,7 @@ def _grant(book: Book, now: float, order: Order, fit: _Fit) -> Reservation:
         held={limits.unit_of(charge): granted[charge.unit] for charge in order.charges},
         asked=_asked(order),
         about=order.about,
+        aside=fit.aside,
     )
     book.holds[hold.id] = hold
     book.dirty.holds.add(hold.id)
@@ -373,7 +377,9 @@ def adjust(book: Book, now: float, order_id: str, unit: str, amount: int) -> boo
     change = amount - hold.held[unit]
     names = [name for name, of in hold.accounts if of == unit]
     accounts = [book.account(name) for name in names]
-    if change > 0 and any(a.limit is not None and a.limit - a.spent - a.held < change for a in accounts):
+    if change > 0 and any(
+        a.limit is not None and a.limit - a.spent - a.held - hold.aside.get(a.name, 0) < change for a in accounts
+    ):
         return False
     hold.held[unit] = amount
     book.dirty.holds.add(hold.id)

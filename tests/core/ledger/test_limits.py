@@ -205,6 +205,14 @@ def test_an_ordinary_call_is_granted_less_rather_than_the_reserve() -> None:
     assert (475, "") == (got.granted["nusd"], got.last)
 
 
+def test_a_hold_that_grows_leaves_the_reserve_alone() -> None:
+    """mode = "expected" tops up while it streams: what stays aside for the last call isn't its to take."""
+    book = Book("i")
+    grant(book, 0.0, order("c1", charge("run/R/nusd", 300, 100, last=True)))
+    assert not engine.adjust(book, 0.0, "c1/1", "nusd", 876)
+    assert engine.adjust(book, 0.0, "c1/1", "nusd", 875)
+
+
 def test_of_many_at_once_one_is_the_last() -> None:
     """The others wait for what is held, and are told at once when there is no hope."""
     book = Book("i")
