@@ -72,7 +72,9 @@ class Gateway:
         """Another configuration; it counts from the next start or `hup` on."""
         server = self._server if server is None else server
         head = f"[server]\nport = {self.port}\nworkers = {self.workers}\n{server}\n"
-        self.file.write_text(f'{head}[stores.sqlite]\npath = "{self.ledger}"\n{config}')
+        whole = self.file.with_suffix(".whole")  # an earlier SIGHUP may read while this is written
+        whole.write_text(f'{head}[stores.sqlite]\npath = "{self.ledger}"\n{config}')
+        whole.replace(self.file)
 
     @property
     def url(self) -> str:

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,7 +117,7 @@ def test_a_damaged_ledger_is_told_by_invariant_and_figures(ledger, meterbox, dam
 def test_an_audit_runs_beside_a_gateway(ledger, meterbox):
     """While another instance holds and writes; what it holds is under way, and stays its own."""
 
-    async def beside() -> tuple[int, str, str]:
+    async def beside() -> Any:
         store = opened(ledger)
         await store.open()
         await store.reserve(order("c9", charge("run/R/nusd", 7, limit=10**10)))
@@ -251,7 +252,7 @@ def test_a_correction_leaves_a_gateway_alone(ledger, meterbox):
         store = opened(ledger)
         await store.open()
         await store.reserve(order("c9", charge("run/R/nusd", 7, limit=10**10)))
-        assert 0 == (await asyncio.to_thread(meterbox, *CORRECT, "--usd", "-0.1"))[0]
+        assert 0 == (await asyncio.to_thread(lambda: meterbox(*CORRECT, "--usd", "-0.1")))[0]
         settled = await store.settle("c9/1", {"nusd": 7}, exchange("c9", 7))
         await store.close()
         return settled.balances[0].spent
@@ -282,7 +283,7 @@ def test_what_can_not_be_corrected_is_said(ledger, meterbox, words, status, says
 def test_a_call_under_way_is_not_corrected(ledger, meterbox):
     """It has no cost yet."""
 
-    async def beside() -> tuple[int, str, str]:
+    async def beside() -> Any:
         store = opened(ledger)
         await store.open()
         await store.reserve(order("c9", charge("run/R/nusd", 7, limit=10**10)))

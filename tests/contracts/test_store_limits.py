@@ -221,8 +221,8 @@ async def test_a_limit_counts_what_the_children_did_before_it(store: AnyStore) -
         await spend(store, f"call-{run}", 5, charge(f"run/{run}/nusd", 5), run=run)
     said = await store.set_limit("run/R/calls", 1)
     assert 2 == said.spent
-    run = await store.run("R")
-    assert run is not None and "paused" == run.state
+    known = await store.run("R")
+    assert known is not None and "paused" == known.state
     assert [] == store.audit()
 
 

@@ -219,9 +219,9 @@ async def test_the_output_limit_is_what_both_units_pay_for(tight: str):
     limits = {"nusd": LIMIT, "tokens": 10**6, tight: (want + least) // 2}
     await held(world, step, *[charge(limits[unit], f"run/r/{unit}") for unit in PAID_IN])
     assert step.limit is not None and 256 < step.limit < 4000
-    assert (
-        PAID_IN[tight](step.offer.terms, step.limit) <= limits[tight] < PAID_IN[tight](step.offer.terms, step.limit + 2)
-    )  # type: ignore[arg-type]  # quoted
+    terms = step.offer.terms
+    assert terms is not None
+    assert PAID_IN[tight](terms, step.limit) <= limits[tight] < PAID_IN[tight](terms, step.limit + 2)
     assert hold.metered_output(step) == step.limit == step.record.clamped
 
 
