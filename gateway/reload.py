@@ -47,6 +47,7 @@ class Reload:
         async with self._turn:
             try:
                 named = await asyncio.to_thread(read)
+                _refuse_emptied(self.settings, named)
                 settings = held_back(self.settings, named)
                 swap = await self._house.prepare(settings)
             except MeterboxError as error:
@@ -60,6 +61,15 @@ class Reload:
             for line in settings.warnings():
                 self._log("warning", {"what": line})
             return ""
+
+
+def _refuse_emptied(before: Settings, after: Settings) -> None:
+    """Raises ConfigError for a file that says nothing any more: more likely it is being written than meant."""
+    if before.model_fields_set and not after.model_fields_set:
+        raise ConfigError(
+            "the configuration says nothing any more; was it being written? Put the whole file in its place in one step "
+            "(mv), then reload; to go back to the defaults, restart"
+        )
 
 
 def held_back(before: Settings, after: Settings) -> Settings:

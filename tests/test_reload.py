@@ -109,6 +109,15 @@ async def test_an_error_changes_nothing(where: str) -> None:
     assert [("reload_failed", {"why": why, "in_force": "what was before"})] == lines
 
 
+async def test_a_file_that_says_nothing_any_more_is_refused() -> None:
+    """A copy that is under way leaves it empty for a moment: that would lift every budget."""
+    reload, house, _ = reloading(budget("a", 1))
+    assert "says nothing any more" in await reload.take(lambda: read("# later\n"))
+    assert [] == house.now
+    reload, house, _ = reloading("")
+    assert "" == await reload.take(lambda: read("")) and 1 == len(house.now)
+
+
 async def test_reloads_come_one_after_the_other() -> None:
     """The last one counts, however long the first one takes."""
     reload, house, _ = reloading("")
