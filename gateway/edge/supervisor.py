@@ -48,10 +48,6 @@ COMMAND = (
 )
 
 
-class WorkersFailed(MeterboxError):
-    """No worker can be started."""
-
-
 class Plan(Struct, frozen=True):
     """What is supervised. `reread` reads the configuration again; raises ConfigError."""
 
@@ -108,7 +104,7 @@ class Supervisor:
         self._kill_at: float | None = None  # set: we are stopping
 
     def run(self, ready: Callable[[], None]) -> None:
-        """Calls `ready` once, when all workers serve. Raises WorkersFailed; no process is left either way."""
+        """Calls `ready` once, when all workers serve. Raises MeterboxError; no process is left either way."""
         self._wake.setblocking(False)
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._log("supervising", {"workers": self._plan.workers})
@@ -235,10 +231,10 @@ class Supervisor:
     def _failed(self, worker: _Worker, how: str) -> None:
         """A start failed: again after a pause, unless that is hopeless."""
         if worker.why and not self._announced:
-            raise WorkersFailed(worker.why)
+            raise MeterboxError(worker.why)
         worker.failed_starts += 1
         if worker.failed_starts >= MOST_STARTS and not any(one.ready for one in self._workers):
-            raise WorkersFailed(
+            raise MeterboxError(
                 f"worker {worker.number} ended at its start {worker.failed_starts} times in a row ({how}), and no "
                 "other worker serves: see the lines above"
             )

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from gateway.core.errors import ConfigError
+from gateway.core.errors import ConfigError, MeterboxError
 from gateway.edge import supervisor
 from gateway.edge.clock import SystemClock
 from gateway.edge.leash import Text
-from gateway.edge.supervisor import Plan, Supervisor, WorkersFailed, how_died, signals
+from gateway.edge.supervisor import Plan, Supervisor, how_died, signals
 
 # A worker that does what the words say: `die`, `fail`, `stubborn`, each for one number or `*`; or is `stuck` at once.
 WORKER = """
@@ -82,7 +82,7 @@ class House:
         self.supervisor = Supervisor(self._plan, SystemClock(), lambda *line: self.log.append(line), self._wake)
         try:
             self.supervisor.run(ready)
-        except WorkersFailed as failure:
+        except MeterboxError as failure:
             self.failed = failure
 
     def signal(self, number: signal.Signals) -> None:
@@ -150,7 +150,7 @@ def test_what_keeps_the_first_from_starting_ends_it_all(house: House) -> None:
     """In the worker's own words, and no other was started for nothing."""
     house.start(3, "fail*")
     house.join()
-    assert isinstance(house.failed, WorkersFailed) and "no ledger" == str(house.failed)
+    assert isinstance(house.failed, MeterboxError) and "no ledger" == str(house.failed)
     assert ["1"] == sorted(path.name for path in house.folder.iterdir())
 
 
