@@ -291,8 +291,10 @@ async def test_who_waits_at_one_process_is_served_by_a_settle_at_the_other(
     one, other = two
     await granted(one, "c1", charge(want=900))
     waits = asyncio.ensure_future(other.reserve(order("c2", charge(want=800), wait_s=30.0)))
+    await asyncio.sleep(0)  # so that it asks before the next question does
     await other.run("R")
     later = asyncio.ensure_future(one.reserve(order("c3", charge(want=800), wait_s=30.0)))
+    await asyncio.sleep(0)
     await one.run("R")
     assert not waits.done() and not later.done()
     await one.settle("c1/1", {"nusd": 1}, exchange("c1", 1))
