@@ -229,7 +229,8 @@ def statements_of(book: Book, dirty: Dirty) -> Iterator[tuple[str, list[Any]]]:
         (INTO_JOURNAL, [journal_row(entry) for entry in dirty.journal]),
         (INTO_FINDING, [finding_row(finding) for finding in dirty.findings]),
     ):
-        yield from _many(head, columns, tail, rows)
+        if rows:
+            yield from _many(head, columns, tail, rows)
 
 
 def statements_of_line(instance: str, line: SharedLine) -> Iterator[tuple[str, list[Any]]]:

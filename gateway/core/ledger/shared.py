@@ -84,6 +84,11 @@ class SharedLine(Line):
         """Those that wait here."""
         return [parked.order for parked in self.parked.values()]
 
+    @property
+    def has_news(self) -> bool:
+        """Is there anything of those who wait here that other processes don't know?"""
+        return self.start_over or bool(self._untold)
+
     def take_untold(self) -> tuple[list[int], list[tuple[int, str, bool]]]:
         """Tickets whose rows must go, and rows (ticket, account, does it block) to be written over the old ones."""
         gone = [ticket for ticket, parked in self._untold.items() if parked is None or ticket in self._rewritten]

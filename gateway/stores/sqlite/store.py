@@ -346,8 +346,9 @@ class SqliteStore(Desk):
         self._pen.unsynced = self._pen.unsynced or bool(dirty)
         for sql, values in schema.statements_of(self._window.book, dirty):
             execute(sql, values)
-        for sql, values in schema.statements_of_line(self.instance, self._line):
-            execute(sql, values)
+        if self._line.has_news:
+            for sql, values in schema.statements_of_line(self.instance, self._line):
+                execute(sql, values)
         for instance in self._dead:
             for sql in schema.BURY:
                 execute(sql, (instance,))
