@@ -67,8 +67,8 @@ def _refuse_emptied(before: Settings, after: Settings) -> None:
     """Raises ConfigError for a file that says nothing any more: more likely it is being written than meant."""
     if before.model_fields_set and not after.model_fields_set:
         raise ConfigError(
-            "the configuration says nothing any more; was it being written? Put the whole file in its place in one step "
-            "(mv), then reload; to go back to the defaults, restart"
+            "the configuration says nothing any more; was it being written? Put the whole file in its place in one "
+            "step (mv), then reload; to go back to the defaults, restart"
         )
 
 
