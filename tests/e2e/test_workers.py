@@ -100,9 +100,13 @@ async def test_a_kill_ends_the_streams_of_all_workers(make: Make, provider: Scri
     provider.script = Script(output_tokens=400, chunk_tokens=2, gap_s=0.02)
     other = asyncio.ensure_future(call(gateway, "r2", chat(stream=True, max_tokens=400)))
     streams: list[asyncio.Task[Any]] = []
+
+    def all_asked() -> bool:
+        return len(provider.calls) == len(streams) + 1
+
     while len(streams) < 12 or (len(instances(gateway)) < 2 and len(streams) < 60):  # any worker takes any connection
         streams += [asyncio.ensure_future(call(gateway, "r", chat(stream=True, max_tokens=400))) for _ in range(6)]
-        await until(lambda: len(provider.calls) == len(streams) + 1)
+        await until(all_asked)
     assert 1 < len(instances(gateway))
     assert 200 == (await asyncio.to_thread(gateway.post, "/api/runs/r/kill", {"reason": "runaway"})).status
     answers = await asyncio.wait_for(asyncio.gather(*streams), 1)
