@@ -46,7 +46,7 @@ async def kill_often(gateway: Gateway, provider: ScriptedProvider, kills: int, l
 
 
 @pytest.mark.timeout(3600 if LONG else 180)
-@pytest.mark.parametrize("workers", sorted(KILLS))
+@pytest.mark.parametrize("workers", [pytest.param(n, marks=(pytest.mark.long,) * LONG) for n in sorted(KILLS)])
 async def test_kills_under_load(
     tmp_path: Path, provider: ScriptedProvider, workers: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

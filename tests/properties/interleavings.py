@@ -78,7 +78,7 @@ class Size:
     patient: bool = False  # orders wait in line
     deaf: tuple[int, ...] = (0,)  # calls whose answers from the ledger may be lost
     free: tuple[int, ...] = (0,)  # calls that the provider may bill at nothing; others at all that was granted
-    wide: bool = False  # bills between the two as well, and holds that are lowered on the way
+    wide: tuple[int, ...] = ()  # calls that may be billed between the two as well, and whose holds may be lowered
 
 
 class World:
@@ -153,7 +153,7 @@ class World:
                 yield ("bury", gateway)
 
     def _steps(self, call: int, phase: str, words: Words) -> Iterator[tuple[Any, ...]]:
-        deaf, wide = call in self.size.deaf, self.size.wide
+        deaf, wide = call in self.size.deaf, call in self.size.wide
         if phase in ("new", "asked", "checked"):
             yield ("reserve", call)
         if phase == "new":

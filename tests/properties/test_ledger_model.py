@@ -36,7 +36,7 @@ def test_no_interleaving_breaks_a_promise(size: Size, least: int) -> None:
     [
         (Size(deaf=(0, 1, 2), free=(0, 1, 2)), 50_000),
         (Size(patient=True, deaf=(0, 1), free=(0, 1)), 30_000),
-        (Size(deaf=(), free=(), wide=True), 20_000),
+        (Size(deaf=(), free=(), wide=(0, 1)), 40_000),
     ],
     ids=["all answers lost", "in line", "lowered holds"],
 )
