@@ -27,7 +27,7 @@ from tests.ledgers import exchange, killed
 from tests.properties.bookkeeper import Bookkeeper
 from tests.properties.inline import WAITS, Asked, InlineFile, InlineMemory
 from tests.properties.limits import Full
-from tests.properties.purses import CAPPABLE, GATES, order_of
+from tests.properties.purses import CAPPABLE, GATES, MARKED, order_of
 
 T = TypeVar("T")
 
@@ -72,6 +72,9 @@ class Life:
         self.lives = 0
         self.memory = InlineMemory(self.clock.now, IDLE_S)
         self.books = Bookkeeper()
+        # Of several processes each has had orders before: which of them heard of a threshold through whom that waited
+        # there is nothing that memory could play.
+        self.heard = MARKED if processes > 1 else {}
         first = Path(self.folder.name) / "life0"
         shutil.copytree(empty(), first)
         self.files = [self.opened(first)]
@@ -83,7 +86,9 @@ class Life:
         self.steps = 0
 
     def opened(self, folder: Path) -> InlineFile:
-        return InlineFile(folder / "ledger.db", self.clock, idle_s=IDLE_S)
+        file = InlineFile(folder / "ledger.db", self.clock, idle_s=IDLE_S)
+        file._window.book.marks.update(self.heard)
+        return file
 
     def end(self) -> None:
         self.send_home()
@@ -108,7 +113,7 @@ class Life:
         file = self.files[which % len(self.files)]
         book = self.memory.book
         book.instance = file.instance
-        book.marks = self.marks.setdefault(file.instance, {})
+        book.marks = self.marks.setdefault(file.instance, dict(self.heard))
         return file
 
     def ask(self, which: int, name: str, *args: Any) -> Any:
@@ -351,10 +356,12 @@ class Life:
             left = dead.path.parent
             dead.die()
         self.files[which] = file = self.opened(left)
+        known = self.marks[file.instance] = {}  # it charged what was lost before it heard of any threshold
         self.become(which)
         self.memory._last = file._time
         while Asked(self.memory.ask_to(settle.bury, dead.instance)).answer():
             continue
+        known.update(self.heard)
         self.books.lost(self.now, frozenset({dead.instance}), late=False)
         self.sweep()
         self.look_at_the_file(dice)

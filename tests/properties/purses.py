@@ -59,6 +59,8 @@ PURSES: dict[str, tuple[str, tuple[tuple[str, int | None, dict[str, Any]], ...]]
     ),
     "free": ("S", (("agent/a/tokens", None, {}), ("run/P/nusd", 1000, {}))),
 }
+# Thresholds of accounts: what a process knows once an order told it.
+MARKED = {account: more["marks"] for _, purse in PURSES.values() for account, _, more in purse if "marks" in more}
 CAPPABLE = (
     "run/K/nusd", "run/P/nusd", "run/P/calls", "run/P/tokens", "run/K/tool_calls", "run/L/nusd", "run/S/seconds",
     "run/K/seconds",
