@@ -11,7 +11,7 @@ import pytest
 from tests.properties.shards import on_all_cores
 
 LIVES, STEPS = 2_000, 50
-LONG_LIVES, LONG_STEPS = 100_000, 25
+LONG_LIVES, LONG_STEPS = 100_000, 18
 
 
 @pytest.mark.timeout(1200)
