@@ -17,7 +17,7 @@ import hashlib
 import os
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING
@@ -233,7 +233,7 @@ class HelperTokenizer:
         self._backoff_s = min(MOST_BACKOFF_S, self._backoff_s * 2)
         try:
             if process is not None:
-                await _end(process)
+                await _whole(_end(process))
         finally:
             self._task = None
             self._wake()
@@ -266,6 +266,16 @@ async def _read_frame(stream: asyncio.StreamReader) -> bytes | None:
         return await stream.readexactly(length) if length == _DOWN.size else None
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
+
+
+async def _whole(step: Coroutine[None, None, None]) -> None:
+    """Runs the step to its end. Who is cancelled meanwhile hears of it after: a process that nobody waits for stays."""
+    task = asyncio.ensure_future(step)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

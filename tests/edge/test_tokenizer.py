@@ -180,6 +180,20 @@ async def test_a_helper_that_is_stuck_is_replaced():
     await one.close()
 
 
+async def test_a_close_while_a_dead_helper_is_buried_waits_for_it():
+    """Else the process is nobody's: a zombie, and pipes for the collector."""
+    one = HelperTokenizer(stuck_s=0.1)
+    one.warm("cl100k_base")
+    await until(lambda: one.pid is not None, "started")
+    process = one._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)  # so that its end takes as long as it may
+    await until(lambda: one.pid is None, "given up")
+    assert process.returncode is None
+    await one.close()
+    assert process.returncode is not None
+
+
 async def test_a_rank_file_that_was_changed_is_never_used(tmp_path):
     """The hash is checked here: tiktoken would delete the file and download another one."""
     for file in FOLDER.iterdir():
