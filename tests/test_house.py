@@ -22,6 +22,7 @@ PIPELINE_LINES = 150
 # Files of data, and the one page of all nouns: their length is their content.
 LONG = {
     "gateway/core/types.py": "the nouns of the house, values without behaviour: one page to read",
+    "gateway/core/ports.py": "the sockets of the house, protocols without behaviour: one page to read",
     "gateway/core/models.py": "data: a dated table with a source per row",
     "gateway/core/presets.py": "data: what each provider does differently",
 }

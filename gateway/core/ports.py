@@ -6,7 +6,7 @@ Ids are made by the caller, so that every request to a store may be repeated.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
@@ -298,11 +298,47 @@ class Prices(Protocol):
         ...
 
 
+class Notebook(Protocol):
+    """What one projection remembers, with its cursor, in a file of its own. One thread; a file that can't be written
+    raises StoreFailed, and nothing of that write happened."""
+
+    @property
+    def cursor(self) -> int:
+        """Number of the last journal entry that is worked in; 0 at first."""
+        ...
+
+    def get(self, key: str) -> bytes | None: ...
+
+    def all(self, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+        """By key; not to be written while it is read."""
+        ...
+
+    def write(self, changes: Mapping[str, bytes | None], cursor: int | None = None) -> None:
+        """All of it and the cursor in one transaction; None forgets a key."""
+        ...
+
+
 class Projection(Protocol):
-    """Reads the journal and tells others."""
+    """Reads the journal and tells others: on a thread of its own, in a process of its own, from a cursor of its own.
+
+    It may be killed between any two lines: what it tells twice carries the same id.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def cursor(self) -> int:
+        """Number of the last entry that it will not ask for again."""
+        ...
 
     def apply(self, entries: Sequence[Entry]) -> None:
-        """A batch in order; returns when its cursor may move."""
+        """A batch in order; moves the cursor behind it. Raises UpstreamFailed where nobody takes it now: the same batch
+        comes again after a pause."""
+        ...
+
+    def tick(self, now: float) -> float:
+        """What time asks for (ends, repeats, a fresh rendering). Gives back after how many seconds to come again."""
         ...
 
 
@@ -367,6 +403,14 @@ class Reading(Protocol):
 
     def newest(self, most: int) -> list[Entry]:
         """The newest calls of the journal, oldest first."""
+        ...
+
+    def call_before(self, run: str, call_id: str, seq: int) -> Exchange | None:
+        """A call as it was known before this entry of the journal; None where it is not in the journal."""
+        ...
+
+    def ends(self) -> tuple[int, int]:
+        """Numbers of the oldest and the newest entry of the journal; (0, 0) where it is empty."""
         ...
 
     def account(self, name: str) -> Balance | None: ...

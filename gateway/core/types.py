@@ -251,6 +251,37 @@ class Attempt(Struct):
     ended_at: float = 0.0
 
 
+class Asked(Struct, frozen=True, omit_defaults=True):
+    """Parameters of a request, as far as a span shows them; None where the request names none."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    choices: int = 1
+    output_type: str | None = None  # text | json | image | speech
+    tier: str | None = None
+    dimensions: int | None = None  # of an embedding
+    encodings: tuple[str, ...] = ()  # formats of an embedding
+
+
+class Limited(Struct, frozen=True, omit_defaults=True):
+    """The limit that refused a call, in the ledger's own unit and numbers."""
+
+    account: str
+    scope: str  # as the refusal spells it: run, agent:NAME, user:NAME, key:NAME, global
+    unit: str
+    limit: int | None = None
+    spent: int = 0
+    held: int = 0
+    needed: int = 0
+    resets_at: float | None = None
+
+
 class Exchange(Struct):
     """One call from its first byte to its last: what the journal keeps and every projection reads."""
 
@@ -287,6 +318,12 @@ class Exchange(Struct):
     findings: list[dict[str, Any]] = field(default_factory=list)
     warning: str = ""
     content: Any = None  # room for captured messages; nothing is kept yet
+    reserve_s: float = 0.0  # from the order to the grant; the wait in line is in it
+    limited: Limited | None = None  # which limit refused it
+    asked: Asked | None = None
+    parent_span: str | None = None  # 16 hex: the caller's own span, from its traceparent
+    tier: str | None = None  # service tier that the answer names
+    chunks: int = 0  # reads of a streamed answer's body
 
 
 # --------------------------------------------------------------------------- money
@@ -365,6 +402,7 @@ class RunFacts(Struct, frozen=True):
     session: str | None = None
     trace_id: str | None = None
     fixed: str = ""
+    parent_span: str | None = None  # 16 hex: the span of the caller under which the run hangs
 
 
 class Run(Struct):
@@ -395,10 +433,12 @@ class Run(Struct):
     reasoning_tokens: int = 0
     own_spent_nusd: int = 0
     episode: int = 1
+    episode_at: float = 0.0  # when the present episode began
     trace_id: str | None = None
     last_outcome: str = ""  # of its latest call: decides the outcome at the idle end
     last_finish: str | None = None
     open_tools: int = 0  # tool calls of the latest answer that no result closed
+    parent_span: str | None = None  # 16 hex: the caller's span under which the run hangs, with its trace id
     capped: tuple[str, ...] = ()  # units that /limits, or POST /api/runs, limited on this run
 
 
@@ -511,8 +551,9 @@ Verdict = Grant | Pending | Refusal
 
 
 EntryKind = Literal[
-    "run", "call", "amend", "end", "kill", "resume", "limit", "threshold", "gate", "correct", "feedback", "transition"
-]
+    "run", "call", "amend", "end", "kill", "resume", "limit", "threshold", "gate", "correct", "feedback", "transition",
+    "mute", "ack",
+]  # fmt: skip
 
 
 class Entry(Struct, frozen=True):

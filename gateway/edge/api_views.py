@@ -197,6 +197,8 @@ def tool_item(span: ToolSpan) -> m.ToolItem:
 def event(entry: Entry) -> tuple[str, str]:
     """A journal entry as (kind, JSON): a call as `/calls` shows it, everything else as a small map."""
     said = msgspec.msgpack.decode(entry.data) if entry.data else {}
+    if isinstance(said, dict):
+        said.pop("at_end", None)  # the ledger's own note of a run that ended: `/api/runs/{id}` shows it
     whole = isinstance(said, dict) and "call_id" in said and "step" in said  # an amendment may be only what changed
     shown = call_item(msgspec.convert(said, Exchange)).model_dump(mode="json") if whole else spelled(said)
     return entry.kind, json.dumps(

@@ -117,6 +117,20 @@ class SqlReading:
         rows = self._query("SELECT * FROM journal WHERE kind = 'call' ORDER BY seq DESC LIMIT ?", [most])
         return [entry_from(row) for row in reversed(rows)]
 
+    def call_before(self, run: str, call_id: str, seq: int) -> Exchange | None:
+        """See `ports.Reading`."""
+        rows = self._query(
+            "SELECT data FROM journal WHERE run = ? AND kind IN ('call', 'amend', 'correct') AND call_id = ?"
+            " AND seq < ? ORDER BY seq",
+            [run, call_id, seq],
+        )
+        return laid_over(rows[0][0], [row[0] for row in rows[1:]]) if rows else None
+
+    def ends(self) -> tuple[int, int]:
+        """See `ports.Reading`."""
+        rows = self._query("SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM journal", ())
+        return rows[0][0], rows[0][1]
+
     def account(self, name: str) -> Balance | None:
         """See `ports.Reading`."""
         rows = self._query("SELECT * FROM account WHERE name = ?", [name])
@@ -208,6 +222,16 @@ class BookReading:
     def newest(self, most: int) -> list[Entry]:
         """See `ports.Reading`."""
         return [entry for entry in self._journal if entry.kind == "call"][-most:]
+
+    def call_before(self, run: str, call_id: str, seq: int) -> Exchange | None:
+        """See `ports.Reading`."""
+        mine = [e for e in self._journal if e.call_id == call_id and e.run == run and e.seq < seq]
+        told = [e.data for e in mine if e.kind in {"call", "amend", "correct"}]
+        return laid_over(told[0], told[1:]) if told else None
+
+    def ends(self) -> tuple[int, int]:
+        """See `ports.Reading`."""
+        return (self._journal[0].seq, self._journal[-1].seq) if self._journal else (0, 0)
 
     def account(self, name: str) -> Balance | None:
         """See `ports.Reading`."""

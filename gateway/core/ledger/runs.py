@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gateway.core.ledger import names
 from gateway.core.ledger.book import AMOUNT_MOST, Book, whole
 from gateway.core.types import Exchange, Run, RunFacts
 
@@ -36,6 +37,7 @@ def make(book: Book, facts: RunFacts, now: float) -> Run:
     run = book.run(facts.key)
     if run is None:
         run = Run(key=facts.key, id=facts.id, tenant=facts.tenant, source=facts.source, started_at=now, last_at=now)
+        run.episode_at = now
         book.runs[facts.key] = run
         book.dirty.runs.add(facts.key)
         _learn(book, run, facts, now)
@@ -52,7 +54,7 @@ def touch(book: Book, facts: RunFacts, now: float) -> Run:
         run.source = facts.source
     if run.state == "ended":
         run.state, run.outcome, run.reason, run.ended_at = "active", None, None, None
-        run.episode += 1
+        run.episode, run.episode_at = run.episode + 1, now
         _tell_start(book, run, now)
     run.last_at = max(run.last_at, now)
     book.dirty.runs.add(run.key)
@@ -74,7 +76,7 @@ def _learn(book: Book, run: Run, facts: RunFacts, now: float) -> bool:
     if run.session is None and facts.session is not None:
         run.session, learnt = facts.session, True
     if run.trace_id is None and facts.trace_id is not None:
-        run.trace_id, learnt = facts.trace_id, True
+        run.trace_id, run.parent_span, learnt = facts.trace_id, facts.parent_span, True
     if facts.parent is not None and run.parent is None and not _is_ancestor(book, run.key, facts.parent):
         run.parent = facts.parent
         make(book, facts_of(facts.parent), now)
@@ -188,7 +190,7 @@ def end(book: Book, now: float, key: str, state: str, outcome: str | None, reaso
         _tell_change(book, run, "transition", now)
     elif state == "active" and run.state != "active":
         if run.ended_at is not None:
-            run.episode += 1
+            run.episode, run.episode_at = run.episode + 1, now
         run.state, run.outcome, run.reason, run.ended_at = "active", None, None, None
         run.last_at = max(run.last_at, now)
         _tell_change(book, run, "resume", now)
@@ -205,4 +207,7 @@ def _tell_change(book: Book, run: Run, kind: str, now: float) -> None:
     data: dict[str, Any] = {
         "state": run.state, "outcome": run.outcome, "reason": run.reason, "episode": run.episode,
     }  # fmt: skip
+    if run.ended_at is not None:  # whoever reads this later finds a run that may have gone on
+        purse = book.account(names.spell("run", run.key, "nusd"))
+        data |= {"at_end": run, "spent_nusd": purse.spent, "limit_nusd": purse.limit}
     book.write(now, kind, run.key, None, data)

@@ -1,0 +1,1 @@
+"""What projections share: the journal understood, names of spans and metrics, the texts of alerts. Pure."""
