@@ -233,6 +233,71 @@ async def test_a_refusal_costs_one_attempt(gateway: Gateway, provider: ScriptedP
     assert [] == provider.calls
 
 
+# One agent for each unit, each limited in nothing else; a call costs ten times as much at the price of Claude.
+UNITS = ("usd", "tokens", "calls", "tool_calls", "seconds")
+ONES = {"tokens": 2500, "calls": 2, "tool_calls": 2, "seconds": 3}
+DOLLARS = {"chat": "0.001", "responses": "0.001", "anthropic": "0.01"}
+
+
+async def ask_for_tools(client: Any, wire: str, stream: bool) -> None:
+    """One call that offers a tool, whole or streamed; read to its end."""
+    named: dict[str, Any] = {"model": CLAUDE if wire == "anthropic" else MODEL, "stream": stream}
+    said = [{"role": "user", "content": "find it"}]
+    if wire == "anthropic":
+        answer = await client.messages.create(**named, messages=said, tools=[CLAUDE_TOOL], max_tokens=60)
+    elif wire == "chat":
+        answer = await client.chat.completions.create(**named, messages=said, tools=[CHAT_TOOL])
+    else:
+        answer = await client.responses.create(**named, input=said, tools=[RESPONSES_TOOL])
+    if stream:
+        async for _ in answer:
+            pass
+
+
+async def until_refused(gateway: Gateway, wire: str, unit: str, stream: bool) -> tuple[int, Any]:
+    """Calls of the SDK as it comes, with its own retries; how many it made, and what it raised at last."""
+    sdk: Any = anthropic.AsyncAnthropic if wire == "anthropic" else openai.AsyncOpenAI
+    failure: Any = anthropic.APIStatusError if wire == "anthropic" else openai.APIStatusError
+    base = gateway.url if wire == "anthropic" else f"{gateway.url}/v1"
+    headers = {"x-meterbox-run-id": unit, "x-meterbox-agent": unit}
+    async with sdk(base_url=base, api_key="sk-x", default_headers=headers) as client:
+        assert client.max_retries > 0
+        for served in range(60):
+            try:
+                await ask_for_tools(client, wire, stream)
+            except failure as told:
+                return served, told
+    raise AssertionError("nobody stopped it")
+
+
+@pytest.mark.parametrize(
+    ("wire", "stream"), [("chat", False), ("chat", True), ("responses", False), ("anthropic", False)]
+)
+async def test_a_refusal_in_each_unit_costs_one_attempt(
+    tmp_path: Path, provider: ScriptedProvider, wire: str, stream: bool
+) -> None:
+    """Dollars, tokens, calls, tool calls, seconds: of all that the gateway was asked, one call was refused (R-086)."""
+    provider.script = Script(output_tokens=20, tool_steps=-1)
+    section = f'[providers.scripted]\npreset = "scripted"\nbase_url = "{provider.origin}"\n'
+    budgets = [
+        f'[[budgets]]\nname = "{unit}"\nscope = "agent:{unit}"\nper = "month"\n{unit} = {limit}\n'
+        for unit, limit in {**ONES, "usd": DOLLARS[wire]}.items()
+    ]
+    with Gateway(tmp_path, section + "".join(budgets)) as gateway:
+        for number, unit in enumerate(UNITS, 1):
+            before = len(provider.calls)
+            served, told = await until_refused(gateway, wire, unit, stream)
+            error = told.body["error"] if wire == "anthropic" else told.body
+            assert 402 == told.status_code
+            assert ("insufficient_quota" if unit == "usd" else f"limit_{unit}") == error["code"]
+            assert (f"agent:{unit}", unit) == (error["details"]["scope"], error["details"]["unit"])
+            # three witnesses: the gateway's journal, its log, and who is asked behind it
+            listed = await asyncio.to_thread(gateway.items, f"/api/runs/{unit}/calls")
+            assert ["ok"] * served + ["refused"] == sorted(call["outcome"] for call in listed)
+            assert number == len(await asyncio.to_thread(gateway.says, "refused", number))
+            assert 0 < served == len(provider.calls) - before
+
+
 @pytest.mark.parametrize("framework", ["agents", "pydantic_ai"])
 async def test_a_frameworks_refusal_costs_one_attempt(
     gateway: Gateway, provider: ScriptedProvider, framework: str
