@@ -214,6 +214,7 @@ def identify(inbound: Inbound, call: Call, index: Index, new_id: Callable[[str],
         session=labels.session,
         trace_id=labels.traceparent or trace_id(whole),
         fixed=_fixed(key) if key is not None else "",
+        parent_span=labels.parent_span,
     )
 
 

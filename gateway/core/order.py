@@ -11,7 +11,7 @@ from gateway.core.ledger import names
 from gateway.core.ledger.engine import LAST_USED
 from gateway.core.live import killed
 from gateway.core.refusal import rfc3339, usd
-from gateway.core.types import Balance, Denied, Refusal
+from gateway.core.types import Balance, Denied, Limited, Refusal
 
 DON_T = "Don't retry: it will be refused again"
 UNAVAILABLE = "store_unavailable"
@@ -42,6 +42,23 @@ def explain(denied: Denied, run_id: str, url: str | None) -> Refusal:
         needed=denied.needed,
         resets_at=denied.resets_at,
         url=url,
+    )
+
+
+def limited(denied: Denied) -> Limited | None:
+    """The limit that stood in the way, for the call's record; None where none did."""
+    balance = denied.balance
+    if denied.reason != "limit" or balance is None:
+        return None
+    return Limited(
+        account=denied.account,
+        scope=names.scope_of(denied.account),
+        unit=denied.unit,
+        limit=balance.limit,
+        spent=balance.spent,
+        held=balance.held,
+        needed=denied.needed,
+        resets_at=denied.resets_at,
     )
 
 

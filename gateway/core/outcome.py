@@ -32,6 +32,7 @@ class Ending(Struct):
     sent: bool = True  # a byte of the request may have left
     own_error: bool = False  # the error body is the provider's own, not some proxy's page
     output_tokens: int = 0  # what was counted while it streamed, for a cut
+    chunks: int = 0  # reads of a streamed body
 
 
 def refused(refusal: Refusal) -> Ending:
@@ -140,6 +141,8 @@ def fill(exchange: Exchange, reply: Reply, ending: Ending) -> None:
     exchange.usage = reply.usage
     exchange.tool_calls = reply.tool_calls
     exchange.links = reply.links
+    exchange.tier = reply.tier
+    exchange.chunks = ending.chunks
 
 
 def actual(step: Step, ending: Ending, reply: Reply) -> dict[str, int]:

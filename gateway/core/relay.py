@@ -67,6 +67,7 @@ class Relay:
         self._stream = stream
         self._outlet = outlet
         self._open = open_call
+        self._chunks = 0
         self.began = False  # a whole answer whose head is already out
 
     async def whole(self, begin: Callable[[], Awaitable[None]]) -> tuple[bytes, Ending]:
@@ -94,6 +95,7 @@ class Relay:
         """Passes a stream of events until its terminal event (held back in the reader) or its end."""
         try:
             async for chunk in self._stream.chunks():
+                self._chunks += 1
                 if watch.over or watch.meter.due(reader.output_bytes + len(chunk)):
                     await self._near(chunk, reader, watch)
                 elif ready := reader.feed(chunk):
@@ -149,7 +151,7 @@ class Relay:
     def _ending(self, way: str, reason: str = "") -> Ending:
         if way == "done" and self._open.refusal is not None:
             way, reason = "cut", self._open.refusal.code
-        return Ending(way=way, status=self._stream.status, reason=reason)  # type: ignore[arg-type]  # the four literals
+        return Ending(way=way, status=self._stream.status, reason=reason, chunks=self._chunks)  # type: ignore[arg-type]  # the four literals
 
 
 def ours(run_id: str | None) -> Refusal:

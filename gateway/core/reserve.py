@@ -80,6 +80,7 @@ async def admit(p: Parts, step: Step) -> Refusal | None:
         orders += 1
         if got.reason != "stale":
             refusal = _refusal(got, step)
+            step.record.limited = order.limited(got)
             if not _degrade(step, got):
                 return refusal
             first = refusal
@@ -123,10 +124,12 @@ async def _ask(p: Parts, step: Step, asked: Order) -> Reservation | Denied:
         call.anew = True
         return Denied("", "", "gone")
     call.waits(lambda: p.store.forget(asked.id))
+    since = p.clock.mono()
     try:
         return await p.store.reserve(asked)
     finally:
         call.waits(None)
+        step.record.reserve_s += p.clock.mono() - since
 
 
 def _order(p: Parts, step: Step, ask: Ask, charges: Sequence[Charge], wait_s: float) -> Order:
@@ -192,7 +195,7 @@ def _sizes(step: Step, output: int) -> dict[str, tuple[int, int]]:
 async def _granted(p: Parts, step: Step, charges: Sequence[Charge], got: Reservation) -> None:
     """Takes the grant down: the output limit that it pays for, or what the hold may grow from."""
     step.order_id, step.held, step.last = got.id, dict(got.granted), got.last
-    step.record.hold_nusd = step.hold_nusd
+    step.record.hold_nusd, step.record.limited = step.hold_nusd, None
     step.record.step = got.step
     step.balances = got.balances
     if step.model is not None:

@@ -79,6 +79,9 @@ def begin(way: Way, call: Call, run: RunFacts, ancestors: tuple[str, ...], clock
         tenant=way.inbound.tenant,
         tools=call.tools,
         results=fresh(call),
+        asked=call.asked,
+        parent_span=way.inbound.labels.parent_span,
+        trace_id=way.inbound.labels.traceparent,
     )
     opened = OpenCall(call_id, (run.key, *ancestors), run.agent, run.user)
     return Step(

@@ -152,6 +152,24 @@ class Size(Struct, frozen=True):
     geo: str | None = None
 
 
+class Asked(Struct, frozen=True, omit_defaults=True):
+    """Parameters of a request, as far as a span shows them; None where the request names none."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    choices: int = 1
+    output_type: str | None = None  # text | json | image | speech
+    tier: str | None = None
+    dimensions: int | None = None  # of an embedding
+    encodings: tuple[str, ...] = ()  # formats of an embedding
+
+
 CallKind = Literal["metered", "free", "retrieve", "opaque"]
 
 
@@ -170,6 +188,7 @@ class Call(Struct, frozen=True):
     results: tuple[Result, ...] = ()  # all tool results in the request; the join knows which are new
     background: bool = False
     response_id: str | None = None  # kind retrieve: which stored response
+    asked: Asked | None = None
     usage_asked: bool = False  # the client itself asked for the usage chunk
     edits: Any = None  # the dialect's own note for `rewrite` (spans, fields); nobody else reads it
 
@@ -251,24 +270,6 @@ class Attempt(Struct):
     ended_at: float = 0.0
 
 
-class Asked(Struct, frozen=True, omit_defaults=True):
-    """Parameters of a request, as far as a span shows them; None where the request names none."""
-
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: float | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    choices: int = 1
-    output_type: str | None = None  # text | json | image | speech
-    tier: str | None = None
-    dimensions: int | None = None  # of an embedding
-    encodings: tuple[str, ...] = ()  # formats of an embedding
-
-
 class Limited(Struct, frozen=True, omit_defaults=True):
     """The limit that refused a call, in the ledger's own unit and numbers."""
 
@@ -322,6 +323,7 @@ class Exchange(Struct):
     limited: Limited | None = None  # which limit refused it
     asked: Asked | None = None
     parent_span: str | None = None  # 16 hex: the caller's own span, from its traceparent
+    trace_id: str | None = None  # 32 hex: the trace of that span; a run may last over many of its caller's
     tier: str | None = None  # service tier that the answer names
     chunks: int = 0  # reads of a streamed answer's body
 

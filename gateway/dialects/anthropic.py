@@ -18,6 +18,7 @@ from gateway.core.wire import anthropic_request as request
 from gateway.core.wire import body as bodies
 from gateway.core.wire.anthropic_answer import Delta, Event, Gathered, anthropic_error, gather
 from gateway.core.wire.anthropic_request import Offer
+from gateway.core.wire.asked import read_asked
 from gateway.core.wire.body import Fields, read_object, splice
 from gateway.core.wire.flow import Flow, looks_streamed
 from gateway.core.wire.history import Digest, Memo
@@ -73,6 +74,7 @@ class Anthropic:
             kind="metered",
             model=model_of(fields, path),
             stream=bodies.boolean(fields, "stream") or False,
+            asked=read_asked(fields),
             size=_size(fields, summed, offer, system, extra_bytes),
             lineage=summed.lineage,
             tools=names,

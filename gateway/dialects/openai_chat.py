@@ -18,6 +18,7 @@ from gateway.core.refusal import openai_error
 from gateway.core.types import Call, CallKind, Edits, Hosted, Inbound, Lineage, Provider, Refusal, Reply, Result, Size
 from gateway.core.wire import body as bodies
 from gateway.core.wire import openai_request
+from gateway.core.wire.asked import read_asked
 from gateway.core.wire.body import MAX_DEPTH, Fields
 from gateway.core.wire.chat_message import Offer, read_message, read_tools, result_at
 from gateway.core.wire.chat_stream import Stream, is_own_error, read_whole
@@ -78,6 +79,7 @@ class OpenAIChat:
             kind=kind,
             model=model,
             stream=bodies.boolean(fields, "stream") or False,
+            asked=read_asked(fields),
             size=_size(note, provider, model, asked, offer, extra),
             lineage=asked.lineage,
             tools=offer.names,

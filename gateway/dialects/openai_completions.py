@@ -16,6 +16,7 @@ from gateway.core.refusal import openai_error
 from gateway.core.types import Call, Edits, Inbound, Lineage, Provider, Refusal, Reply, Size
 from gateway.core.wire import body as bodies
 from gateway.core.wire import openai_request
+from gateway.core.wire.asked import read_asked
 from gateway.core.wire.body import MAX_DEPTH
 from gateway.core.wire.chat_stream import Stream, is_own_error, read_whole
 from gateway.core.wire.history import Memo, chain, growth, message_hash
@@ -70,6 +71,7 @@ class OpenAICompletions:
             operation="text_completion",
             model=model,
             stream=bodies.boolean(fields, "stream") or False,
+            asked=read_asked(fields),
             size=Size(
                 text_bytes=len(fields.body) + (0 if provider.quirks.openai_tokenizer else extra + prompt.extra_bytes),
                 asked_output=min((limit for _, limit in limits), default=None),

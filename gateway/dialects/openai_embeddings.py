@@ -11,6 +11,7 @@ from gateway.core.refusal import openai_error
 from gateway.core.types import Call, Edits, Inbound, Provider, Refusal, Reply, Size
 from gateway.core.wire import body as bodies
 from gateway.core.wire import openai_request
+from gateway.core.wire.asked import read_asked
 from gateway.core.wire.chat_stream import Stream, is_own_error, read_whole
 from gateway.core.wire.history import Memo
 
@@ -43,6 +44,7 @@ class OpenAIEmbeddings:
             kind="metered",
             operation="embeddings",
             model=model,
+            asked=read_asked(fields),
             size=Size(
                 text_bytes=len(fields.body) + (0 if provider.quirks.openai_tokenizer else extra),
                 embeds=True,

@@ -16,6 +16,7 @@ from gateway.core.refusal import openai_error
 from gateway.core.types import Call, Edits, Inbound, Provider, Refusal, Reply, Size
 from gateway.core.wire import body as bodies
 from gateway.core.wire import responses_request as request
+from gateway.core.wire.asked import read_asked
 from gateway.core.wire.body import Fields, read_object, splice
 from gateway.core.wire.flow import Flow, looks_streamed
 from gateway.core.wire.history import Memo, text_hash
@@ -76,6 +77,7 @@ class OpenAIResponses:
             operation="compact" if path.endswith("/compact") else "chat",
             model=model_of(fields, path, needed=not pointed),
             stream=bodies.boolean(fields, "stream") or False,
+            asked=read_asked(fields),
             size=_size(fields, summed, offer, extra_bytes),
             lineage=summed.lineage,
             tools=names,

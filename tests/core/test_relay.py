@@ -87,7 +87,12 @@ async def test_events_pass_until_the_terminal_one():
     """What the reader lets go is written at once, in order; what comes from the end on stays with it."""
     way, stream, outlet = made(b"ab", b"c", b"d.e", b"never read")
     ending, reader = await passed(way, outlet)
-    assert (Ending(status=200), [b"ab", b"c", b"d"], b".e", 3) == (ending, outlet.writes, reader.rest(), stream.pulled)
+    assert (Ending(status=200, chunks=3), [b"ab", b"c", b"d"], b".e", 3) == (
+        ending,
+        outlet.writes,
+        reader.rest(),
+        stream.pulled,
+    )
 
 
 async def test_exact_input_is_told_once():
@@ -182,7 +187,7 @@ async def test_an_end_from_outside_is_told_apart_from_the_providers(how: str, wa
     ending, _ = await going
     assert (way_, reason) == (ending.way, ending.reason)
     way, _, outlet = made(b"a", breaks=UpstreamFailed("gone"))
-    assert Ending("broken", 200, "upstream_reset") == (await passed(way, outlet))[0]
+    assert Ending("broken", 200, "upstream_reset", chunks=1) == (await passed(way, outlet))[0]
 
 
 async def test_a_whole_answer_is_read_to_its_end():
