@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$name"; break; }; done)
 
-.PHONY: help setup check test test-long broken bench run format static size clean
+.PHONY: help setup check test test-long broken bench run dashboards format static size clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /: /'
@@ -32,6 +32,9 @@ setup: $(VENV)/dev.stamp ## make .venv with everything that the tests need
 
 run: $(VENV)/base.stamp ## set up, then the demo: no key and no network needed once it is installed
 	$(BIN)/meterbox demo
+
+dashboards: setup ## write dashboards/*.json from their source
+	$(BIN)/python -m dashboards.source
 
 format: setup ## write the house's format
 	$(BIN)/ruff format .

@@ -1,0 +1,77 @@
+"""The questions in PromQL: every expression of the dashboards is put together from these few forms.
+
+Invariant: what is counted is told exactly. `increase()` misses the first value of a series that is new and guesses at
+the edges of its window; counters of the ledger never start again, so the difference between now and then is the
+answer (telemetry-contract.md section 6.3). What never enters: a datasource, a panel, a metric that no page names.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# How far back the last sample before a window is looked for. A plain `offset` finds nothing where a scrape was
+# missed just then, and would count the whole history of the counter as new.
+GAP: Final = "1h"
+
+MINE: Final = 'agent=~"$agent",provider=~"$provider",model=~"$model"'
+AGENTS: Final = 'agent=~"$agent"'
+ROUTES: Final = 'provider=~"$provider",model=~"$model"'
+WIRE: Final = 'gen_ai_provider_name=~"$provider",gen_ai_request_model=~"$model"'
+
+RANGE: Final = "$__range"
+NEAR: Final = "5m"
+
+
+def only(where: str) -> str:
+    """A selector's braces; none where nothing is asked."""
+    return "{" + where + "}" if where else ""
+
+
+def grown(metric: str, where: str = "", window: str = RANGE) -> str:
+    """By how much a counter grew within the window, series by series; a series that is new counts from nothing."""
+    now = metric + only(where)
+    return f"(({now} - last_over_time({now}[{GAP}] offset {window})) or {now})"
+
+
+def total(metric: str, where: str = "", window: str = RANGE, by: str = "") -> str:
+    """The same, summed; `by` names the labels to keep."""
+    return f"sum{_by(by)} ({grown(metric, where, window)})"
+
+
+def quantile(share: float, metric: str, where: str = "", window: str = NEAR, by: str = "") -> str:
+    """The value below which this share of a histogram's observations of the window lie."""
+    kept = "le" + (f", {by}" if by else "")
+    return f"histogram_quantile({share}, sum by ({kept}) ({grown(metric + '_bucket', where, window)}))"
+
+
+def share(part: str, whole: str) -> str:
+    """One sum in proportion to another; nothing at all where there is no whole."""
+    return f"({part}) / (({whole}) > 0)"
+
+
+def zero(expression: str) -> str:
+    """0 where nothing happened: for a single figure, which must not be blank."""
+    return f"({expression}) or vector(0)"
+
+
+def most(count: int, expression: str) -> str:
+    """The largest few, the dearest first."""
+    return f"topk({count}, {expression})"
+
+
+def _by(labels: str) -> str:
+    return f" by ({labels})" if labels else ""
+
+
+# --------------------------------------------------------------------------- money
+
+
+def spent(window: str = RANGE, by: str = "", where: str = MINE) -> str:
+    """Dollars that were charged within the window."""
+    return total("meterbox_cost_usd_total", where, window, by)
+
+
+def pace(by: str = "", where: str = MINE, window: str = NEAR) -> str:
+    """Dollars per hour, from the last five minutes."""
+    assert window == NEAR
+    return f"{spent(window, by, where)} * 12"

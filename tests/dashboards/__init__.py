@@ -1,0 +1,1 @@
+"""Claims about what Grafana, Prometheus and the stack are given."""
