@@ -78,8 +78,8 @@ _READ: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
 def read_asked(fields: Fields) -> Asked | None:
     """The parameters that a request names; None where it names none. Of two output limits the lower one counts."""
     said: dict[str, Any] = {}
-    for name in _READ:
-        if name in fields.spans:
+    for name in fields.spans:
+        if name in _READ:
             word, read = _READ[name]
             value = read(_value(fields, name, word))
             if value not in (None, ()):
