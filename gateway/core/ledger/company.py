@@ -22,6 +22,7 @@ TIGHT: Final = 4  # calls: a limit that pays for so many of this size at once ha
 ALONE_S: Final = 0.01  # a call without company goes on after this; the next of a burst is a millisecond or two behind
 QUIET_S: Final = 0.025  # a burst is over when nobody came for so long
 MOST_S: Final = 0.2  # and at the latest after this
+LATE_S: Final = 0.005  # a loop that looks so much later than it meant to has not heard yet who came meanwhile
 
 
 def tight_account(order: Order) -> str | None:
@@ -34,12 +35,13 @@ def tight_account(order: Order) -> str | None:
 
 
 class Burst:
-    """Orders for one account that stand aside together, by id, and whom to tell."""
+    """Orders for one account that stand aside together, by id, and whom to tell. excused: the loop was late once."""
 
-    __slots__ = ("began_at", "last_at", "orders")
+    __slots__ = ("began_at", "excused", "last_at", "orders")
 
     def __init__(self, at: float) -> None:
         self.began_at = self.last_at = at
+        self.excused = False
         self.orders: dict[str, tuple[Order, Any]] = {}
 
     def ends_at(self) -> float:
@@ -65,7 +67,7 @@ class Company:
         burst = self._bursts.get(account)
         if burst is None:
             burst = self._bursts[account] = Burst(now)
-            self._later(now + ALONE_S, self._look, account)
+            self._later(burst.ends_at(), self._look, account, burst.ends_at())
         burst.orders[order.id] = order, reply
         burst.last_at = now
 
@@ -80,11 +82,13 @@ class Company:
                 return True
         return False
 
-    def _look(self, account: str) -> None:
-        burst = self._bursts[account]
+    def _look(self, account: str, due: float) -> None:
+        burst, now = self._bursts[account], self._time()
+        if now - due > LATE_S and not burst.excused:
+            burst.excused, burst.last_at = True, now
         until = burst.ends_at()
-        if self._time() < until:
-            self._later(until, self._look, account)
+        if now < until:
+            self._later(until, self._look, account, until)
             return
         del self._bursts[account]
         behind = len(burst.orders)

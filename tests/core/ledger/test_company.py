@@ -69,6 +69,24 @@ def test_who_is_alone_hardly_waits() -> None:
     assert [("a/1", 0), ("b/1", 0)] == [(one.id, one.behind) for one in sent]
 
 
+def test_a_loop_that_stood_still_listens_once_more() -> None:
+    """Its timers run before it hears who came meanwhile: the first of a burst isn't taken for alone. Only once, and
+    never beyond the bound."""
+    hours, stand, sent = company()
+    stand.gather("run/R/nusd", order("a"), None)
+    hours.now += 4 * ALONE_S
+    hours.pass_by(0.0)
+    assert [] == sent
+    stand.gather("run/R/nusd", order("b"), None)
+    hours.now += 4 * ALONE_S
+    hours.pass_by(0.0)
+    assert [("a/1", 1), ("b/1", 0)] == [(one.id, one.behind) for one in sent]
+    stand.gather("run/R/nusd", order("c"), None)
+    hours.now += MOST_S
+    hours.pass_by(0.0)
+    assert ("c/1", 0) == (sent[-1].id, sent[-1].behind)
+
+
 def test_a_burst_without_end_is_cut_into_pieces() -> None:
     """However they keep coming, nobody stands aside for longer than the bound."""
     hours, stand, sent = company()
