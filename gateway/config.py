@@ -17,6 +17,8 @@ import msgspec
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
 from gateway.config_budgets import BudgetTable, cheaper_models, default_holds, doubts, faults, rules_of
+from gateway.config_otel import surroundings_of
+from gateway.config_projections import Projections, Surroundings, telling
 from gateway.config_tables import (
     Capture,
     Detectors,
@@ -33,6 +35,7 @@ from gateway.config_tables import (
 from gateway.config_text import Origins, Path, fill, lay, nearest, read_environment, read_file, spell
 from gateway.core.errors import ConfigError
 from gateway.core.secret import Secret
+from gateway.core.telemetry.settings import Telling
 
 if TYPE_CHECKING:
     from gateway.core.ports import Prices as PriceBook
@@ -50,7 +53,7 @@ _LATER = {
     ("rates",): "rate limits aren't enforced by this version",
     ("rules",): "this version has no rule with settings of its own",
     ("detectors",): "this version has no detectors",
-    ("projections",): "this version sends no telemetry and no alerts",
+    ("projections", "log"): "this version writes no line for each call; spans, /metrics and /api have the same",
     ("stores", "redis"): "this version keeps its ledger in SQLite only",
     ("keys", "scopes"): "scopes of keys aren't enforced by this version",
 }
@@ -68,7 +71,9 @@ class Settings(Table):
     stores: Stores = Stores()
     capture: Capture = Capture()
     detectors: Detectors = Detectors()
+    projections: Projections = Projections()
 
+    _surroundings: Surroundings = PrivateAttr(Surroundings())
     _file: FilePath | None = PrivateAttr(None)
     _state_dir: FilePath = PrivateAttr(FilePath())
     _origins: Origins = PrivateAttr(Origins("settings"))
@@ -157,6 +162,10 @@ class Settings(Table):
         """Every budget, one for each unit that it names; with the default of $10 a run where that holds."""
         return rules_of(self.budgets)
 
+    def telling(self, version: str) -> Telling:
+        """What the process of the projections is handed."""
+        return telling(self.projections, self._surroundings, self.ledger_path, self.budget_rules(), version)
+
     @property
     def default_budget(self) -> bool:
         """May every run spend $10, because the file names no budget of scope run?"""
@@ -175,7 +184,7 @@ class Settings(Table):
 
     def warnings(self) -> list[str]:
         """What is allowed but worth a second look, one sentence each; said at the start and by `check`."""
-        said = list(doubts(self.budgets, [key.name for key in self.keys]))
+        said = [*doubts(self.budgets, [key.name for key in self.keys]), *self.projections.warnings()]
         server = self.server
         if not is_loopback(server.host) and not server.behind_tls:
             said.append(
@@ -226,6 +235,7 @@ def load(
         raise ConfigError("\n".join(_faults(error, origins))) from None
     if found := [f"{origins.place(path)}: {spell(path)}: {why}" for path, why in faults(settings.budgets)]:
         raise ConfigError("\n".join(found))
+    settings._surroundings = surroundings_of(environ)
     settings._file = file
     settings._origins = origins
     settings._state_dir = _state_dir(environ)

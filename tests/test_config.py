@@ -159,7 +159,7 @@ def test_all_faults_are_told_at_once(tmp_path):
         ("[[rates]]\nname = 'x'\n", "rates"),
         ("[rules.breaker]\nwindow_s = 60\n", "rules"),
         ("[detectors.loop]\n", "detectors.loop"),
-        ("[projections.otlp]\n", "projections"),
+        ("[projections.log]\n", "projections.log"),
         ("[stores.redis]\n", "stores.redis"),
         ("[providers.openai]\nfallback = ['anthropic']\n", "providers.openai.fallback"),
         ("[providers.openai]\nretries = 2\n", "providers.openai.retries"),
