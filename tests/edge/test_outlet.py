@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict
 
 from gateway.edge.listener import make_runner
 from gateway.edge.outlet import HttpOutlet
 
 Answer = Callable[[HttpOutlet], Awaitable[None]]
 JSON = [("content-type", "application/json"), ("x-a", "1"), ("x-a", "2")]
+
+
+@asynccontextmanager
+async def listening(handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> AsyncIterator[int]:
+    runner = make_runner(handle, lambda _event, _fields: None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
 
 
 @asynccontextmanager
@@ -30,13 +45,8 @@ async def served(answer: Answer, stalled_s: float = 5.0) -> AsyncIterator[int]:
             outlet.abort()
         return outlet.response or web.Response()
 
-    runner = make_runner(handle, lambda _event, _fields: None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
+    async with listening(handle) as port:
+        yield port
 
 
 async def got(port: int, line: str = "GET / HTTP/1.1") -> bytes:
@@ -82,6 +92,161 @@ async def test_a_streamed_answer_is_chunked_where_the_client_can_read_that(line:
 
     async with served(answer) as port:
         assert end == (await got(port, line)).partition(b"\r\n\r\n")[2]
+
+
+CLOSING = "host: x\r\nconnection: close\r\n\r\n"
+DATED = [*JSON, ("date", "Sat, 21 Nov 2026 19:00:00 GMT")]
+
+
+@pytest.mark.parametrize("request_head", [
+    f"GET / HTTP/1.1\r\n{CLOSING}", f"HEAD / HTTP/1.1\r\n{CLOSING}", f"GET / HTTP/1.0\r\n{CLOSING}",
+    "GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\nGET / HTTP/1.0\r\n\r\n",
+    f"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\n{CLOSING}", f"OPTIONS / HTTP/1.1\r\n{CLOSING}",
+])  # fmt: skip
+@pytest.mark.parametrize(("status", "headers", "body"), [
+    (200, DATED, b'{"a": 1}'), (200, JSON, b"{}"), (200, [], b"a"), (200, [], b""), (529, DATED, b"{}"),
+    (204, DATED, b""), (204, DATED, b"a"), (304, DATED, b"a"), (200, DATED, b"\x1f\x8b\x08" * 9), (401, JSON, b"{}"),
+    (200, [*DATED, ("content-encoding", "gzip")], b"\x1f\x8b"), (200, [("Content-Type", "a"), ("DATE", "b")], b"{}"),
+    (200, [*DATED, ("x-a", "caf\u00e9 \U0001f600")], b"{}"), (200, [*DATED, ("x-a", "a\tb")], b"{}"),
+    (200, [*DATED, ("connection", "close")], b"{}"), (200, [*DATED, ("content-length", "2")], b"{}"),
+    (200, [*DATED, ("server", "x"), ("Server", "y")], b"{}"), (200, DATED, bytes(262_144)), (100, DATED, b""),
+])  # fmt: skip
+async def test_a_whole_answer_is_byte_for_byte_what_aiohttp_sends(
+    request_head: str, status: int, headers: list[tuple[str, str]], body: bytes
+) -> None:
+    """Ours leaves in one write of our own; whoever reads it can't tell."""
+
+    async def theirs(_request: web.BaseRequest) -> web.StreamResponse:
+        own = CIMultiDict(headers)
+        own["server"] = "meterbox"
+        return web.Response(status=status, headers=own, body=body)
+
+    async def raw(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request_head.encode())
+        try:
+            return re.sub(rb"\r\nDate: [^\r]+", b"\r\nDate: now", await reader.read())
+        finally:
+            writer.close()
+
+    async with listening(theirs) as port:
+        expected = await raw(port)
+    async with served(lambda outlet: outlet.whole(status, headers, body)) as port:
+        assert expected == await raw(port)
+    assert expected.startswith(b"HTTP/1.") and (status < 200 or b"server: " in expected.lower())
+
+
+@pytest.mark.parametrize("bad", ["a\r\nset-cookie: b=c", "a\nb", "a\x00b", "a\x7f", "a\rb"])
+@pytest.mark.parametrize("where", ["name", "value"])
+async def test_no_header_begins_another_one(bad: str, where: str) -> None:
+    """aiohttp's refusal stands: an answer with a line break in its head doesn't leave at all."""
+    odd = (bad, "a") if where == "name" else ("x-a", bad)
+    async with served(lambda outlet: outlet.whole(200, [*JSON, odd], b"{}")) as port:
+        found = await got(port)
+    assert b"set-cookie" not in found and b"200 OK" not in found
+
+
+async def test_answers_to_pipelined_requests_come_in_order_on_one_connection() -> None:
+    """Small ones, large ones and streamed ones mixed; the last one says close, and it is closed."""
+    sizes = [1, 300_000, 0, 5, 262_144, 7]
+    left = iter(sizes)
+
+    async def answer(outlet: HttpOutlet) -> None:
+        size = next(left)
+        if size == 5:
+            await outlet.start(200, JSON)
+            await outlet.write(bytes(size))
+            return await outlet.end()
+        await outlet.whole(200, JSON, bytes(size))
+
+    async with served(answer) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * (len(sizes) - 1))
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        for size in sizes:
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            if size == 5:
+                assert b"transfer-encoding: chunked" in head
+                assert b"5\r\n" + bytes(5) + b"\r\n0\r\n\r\n" == await reader.readexactly(15)
+            else:
+                assert f"content-length: {size}\r\n".encode() in head
+                assert bytes(size) == await reader.readexactly(size)
+            assert (size == sizes[-1]) == (b"connection: close" in head)
+        assert b"" == await reader.read()
+        writer.close()
+
+
+async def test_a_client_that_only_asks_is_answered_no_further_than_it_reads_and_then_cut() -> None:
+    """Pipelined requests for answers of 200 KB, none of them read: what waits for it is bounded, also in time."""
+    begun: list[HttpOutlet] = []
+    told = asyncio.Event()
+
+    async def answer(outlet: HttpOutlet) -> None:
+        begun.append(outlet)
+        outlet.on_gone(told.set)
+        await outlet.whole(200, JSON, bytes(200_000))
+
+    async with served(answer, stalled_s=0.2) as port:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", port))
+            client.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 500)
+            await asyncio.wait_for(told.wait(), 5)
+    assert len(begun) < 60  # the kernel takes a few MB
+
+
+async def test_a_client_that_hangs_up_while_its_answer_waits_for_room_ends_the_wait() -> None:
+    """Long before the 60 s: by the lost connection."""
+    stuck, ended = asyncio.Event(), asyncio.Event()
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        outlet = HttpOutlet(request, stalled_s=60)
+        answering = asyncio.ensure_future(outlet.whole(200, JSON, bytes(262_144)))
+        await asyncio.sleep(0)
+        if request.protocol.writing_paused:
+            assert not answering.done()
+            answering.add_done_callback(lambda _: ended.set())
+            stuck.set()
+        await asyncio.shield(answering)
+        return outlet.response or web.Response()
+
+    async with listening(handle) as port:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not a polite end
+        client.connect(("127.0.0.1", port))
+        client.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 500)
+        await asyncio.wait_for(stuck.wait(), 5)
+        client.close()
+        await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_on_a_line_that_is_closing_nothing_is_written_and_the_client_counts_as_gone() -> None:
+    """The transport knows before the loop has told anybody."""
+    gone: list[bool] = []
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        outlet = HttpOutlet(request)
+        assert request.transport is not None
+        request.transport.close()
+        await outlet.whole(200, JSON, b"{}")
+        gone.append(outlet.gone)
+        return outlet.response or web.Response()
+
+    async with listening(handle) as port:
+        assert b"" == await got(port)
+    assert [True] == gone
+
+
+async def test_a_defect_behind_a_whole_answer_adds_no_second_one() -> None:
+    """aiohttp must know that bytes have left, or it would answer 500 behind them."""
+
+    async def answer(outlet: HttpOutlet) -> None:
+        await outlet.whole(200, JSON, b"{}")
+        raise RuntimeError("behind it")
+
+    async with served(answer) as port:
+        assert 1 == (await got(port)).count(b"HTTP/1.1 ")
 
 
 async def test_a_head_has_no_body() -> None:
