@@ -35,15 +35,17 @@ class UpstreamFailed(MeterboxError):
     """The provider could not be reached or broke off.
 
     `sent` is False only when no byte of the request can have left: then nothing can have been billed.
-    `kind`: connect, dns, tls, timeout, reset, protocol, closed (we closed it ourselves).
+    `kind`: connect, dns, tls, timeout, reset, protocol, closed (we closed it ourselves), status (it answered so).
+    `wait_s`: how long it asks to be left alone (Retry-After); None: it didn't say.
     """
 
     status = 502
 
-    def __init__(self, why: str = "", *, kind: str = "reset", sent: bool = True) -> None:
+    def __init__(self, why: str = "", *, kind: str = "reset", sent: bool = True, wait_s: float | None = None) -> None:
         super().__init__(why)
         self.kind = kind
         self.sent = sent
+        self.wait_s = wait_s
         if kind == "timeout":
             self.status = 504
 
