@@ -7,6 +7,7 @@ budget that is tried can stop it. Each kind of owner has the same name, so that 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -203,6 +204,23 @@ async def test_each_limit_alone_stops_a_runaway(tmp_path: Path, name: str, per: 
             assert 200 == (await kept.step(**who)).status, who
         kept.clock.at = datetime.fromisoformat(resets_at or "2028-01-01T00:00:00Z").timestamp()
         assert (402 if of_run else 200) == (await kept.step(**case.stopped[0])).status
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_many_at_once_do_not_slip_through(tmp_path: Path, name: str) -> None:
+    """Thirty calls in one moment: what is held before a call is sent stays within the limit, whoever it is for."""
+    case = CASES[name]
+    for unit in ("usd", "calls", "tokens"):
+        folder = tmp_path / unit
+        folder.mkdir()
+        async with world(folder, rules(folder, table(case.scope, unit, "day" if name in WINDOWED else None))) as kept:
+            outlets = await asyncio.gather(*(kept.step(**case.stopped[0]) for _ in range(30)))
+            served = sum(outlet.status == 200 for outlet in outlets)
+            assert {200, 402} == {outlet.status for outlet in outlets}
+            outlet = await kept.step(**case.stopped[0])
+            details = check_refusal(outlet, case.word, unit, PERIODS["day"][0] if name in WINDOWED else None)
+            check_in_time(details, unit, served, False)
+            assert served == len(kept.slow.sent)
 
 
 async def test_where_a_tree_is_stopped_its_root_is_named(tmp_path: Path) -> None:
