@@ -124,21 +124,24 @@ class DataPlane:
         if self.in_flight >= self.front.in_flight:
             return await self._refuse(request, _OVERLOADED, outlet)
         self.in_flight += 1
-        walk: asyncio.Task[None] | None = None
+        walked: asyncio.Future[None] | None = None
         placed = False
         try:
             placed = accepted.key is None or await self._places.take(accepted.key)
             got = await self._read(request) if placed else _TOO_MANY
             if isinstance(got, Refusal):
                 return await self._refuse(request, got, outlet, accepted.dialect)
-            walk = self._start(request, accepted, got, outlet)
+            walked = self._start(request, accepted, got, outlet)
         finally:
-            if walk is None:
+            if walked is None:
                 self._leave(accepted.key if placed else None)
-        # rule 1 (style.md): this handler may be cancelled, the walk goes on to settle
-        await asyncio.shield(walk)
+        await walked
 
-    def _start(self, request: web.BaseRequest, accepted: _Accepted, body: bytes, outlet: Outlet) -> asyncio.Task[None]:
+    def _start(
+        self, request: web.BaseRequest, accepted: _Accepted, body: bytes, outlet: Outlet
+    ) -> asyncio.Future[None]:
+        """Starts the walk, and gives what its end is told to. Rule 1 (style.md): the handler that waits for that may be
+        cancelled, the walk goes on to settle. (A future costs half of `shield`.)"""
         target = accepted.target
         inbound = Inbound(
             method=request.method,
@@ -153,13 +156,24 @@ class DataPlane:
             key=accepted.key,
             at=self.front.clock.now(),
         )
-        return self.front.tasks.start(self._walk(inbound, accepted, outlet), "walk")
+        walked = asyncio.get_running_loop().create_future()
+        self.front.tasks.start(self._walk(inbound, accepted, outlet, walked), "walk")
+        return walked
 
-    async def _walk(self, inbound: Inbound, accepted: _Accepted, outlet: Outlet) -> None:
+    async def _walk(self, inbound: Inbound, accepted: _Accepted, outlet: Outlet, walked: asyncio.Future[None]) -> None:
         try:
             await accepted.walker.walk(inbound, accepted.provider, accepted.dialect, outlet)
+        except asyncio.CancelledError:  # by a drain whose time is up
+            walked.cancel()
+            raise
+        except Exception as defect:
+            if not walked.done():
+                walked.set_exception(defect)
+            raise
         finally:
             self._leave(accepted.key)
+        if not walked.done():
+            walked.set_result(None)
 
     def _leave(self, key: Key | None) -> None:
         self.in_flight -= 1

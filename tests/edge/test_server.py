@@ -567,6 +567,23 @@ async def test_a_walk_that_raises_in_its_stream_never_ends_it_politely() -> None
         writer.close()
 
 
+async def test_a_walk_that_a_drain_cuts_ends_its_connection_without_a_word() -> None:
+    """Its end is told to the handler, which must not take silence for a forgotten answer."""
+    began = asyncio.Event()
+
+    async def walk(_i: Inbound, _p: Provider, _d: Any, _o: Any) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async with house(walk) as h:
+        reader, writer = await h.raw(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+        await began.wait()
+        assert 1 == await h.plane.front.tasks.drain(0.01)
+        assert b"" == await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        assert (0, 0) == (h.plane.in_flight, h.plane.unexpected)
+
+
 async def test_a_walk_that_answers_nothing_gives_500() -> None:
     """A forgotten answer is a defect, not a hang."""
 
