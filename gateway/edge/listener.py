@@ -67,12 +67,13 @@ class _Listener(web.Server):
 class _Connection(web.RequestHandler):
     """One connection. What differs from aiohttp's: a limit on their number, a watch on slow heads, the error page."""
 
-    __slots__ = ("_head_timer", "_listener")
+    __slots__ = ("_ever_paused", "_head_timer", "_listener")
 
     def __init__(self, listener: _Listener, **named: Any) -> None:
         super().__init__(listener, **named)
         self._listener = listener
         self._head_timer: asyncio.TimerHandle | None = None
+        self._ever_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Above the limit it is told so and closed, before it costs anything."""
@@ -96,6 +97,17 @@ class _Connection(web.RequestHandler):
         waiter = self._waiter
         # still waiting for a request although bytes came: they are a part of a head
         self._watch(bool(data) and waiter is not None and not waiter.done())
+
+    def pause_reading(self) -> None:
+        """A body is too large to be taken in at once."""
+        self._ever_paused = True
+        super().pause_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp asks for this at each read and at each body's end, and has its parser look for what is left. Where no
+        body ever had to wait, and no further request has come, nothing can be left."""
+        if self._ever_paused or self._messages:
+            super().resume_reading(resume_parser)
 
     def _watch(self, partial: bool) -> None:
         if not partial:

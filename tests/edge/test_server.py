@@ -226,6 +226,42 @@ async def test_a_connection_serves_many_requests_also_pipelined() -> None:
         writer.close()
 
 
+@pytest.mark.parametrize("shape", ["small", "1 MB", "9000 chunks", "9000 chunks late", "mixed"])
+@pytest.mark.parametrize("cut_bytes", [1 << 20, 4096, 1021])
+async def test_no_pipelined_request_is_left_lying(shape: str, cut_bytes: int) -> None:
+    """The parser stops at 32 requests, at large bodies and at many chunks; whatever it stopped at, all are answered, in
+    order, without another byte from the client."""
+
+    async def tell(inbound: Inbound, _p: Provider, _d: Any, outlet: Any) -> None:
+        await outlet.whole(200, JSON, b"%d" % len(inbound.body))
+
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
+    chunked = head + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 9000 + b"0\r\n\r\n"
+    large = head + b"content-length: 1048576\r\n\r\n" + bytes(1 << 20)
+    small = [head + b"content-length: %d\r\n\r\n" % size + bytes(size) for size in range(150)]
+    first, sizes = {
+        "small": ([], []),
+        "1 MB": ([large], [1 << 20]),
+        "9000 chunks": ([chunked], [9000]),
+        "9000 chunks late": ([*small[:40], chunked], [*range(40), 9000]),
+        "mixed": ([small[3], chunked, large, small[1], large, chunked], [3, 9000, 1 << 20, 1, 1 << 20, 9000]),
+    }[shape]
+    sent = b"".join(first + small)
+    async with house(tell) as h, asyncio.timeout(20):
+        reader, writer = await h.raw(b"")
+
+        async def ask() -> None:
+            for at in range(0, len(sent), cut_bytes):
+                writer.write(sent[at : at + cut_bytes])
+                await writer.drain()
+
+        asking = asyncio.ensure_future(ask())
+        found = [int((await read_answer(reader))[2]) for _ in range(len(first) + len(small))]
+        await asking
+        writer.close()
+    assert [*sizes, *range(150)] == found
+
+
 async def test_expect_100_continue_is_answered_before_the_body() -> None:
     """curl sends it with large bodies and waits."""
     async with house() as h:
