@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.core.errors import UpstreamFailed
-from gateway.core.types import Inbound, Provider
+from gateway.core.types import Entry, Inbound, Provider
 
 
 class FakeClock:
@@ -184,6 +184,38 @@ class RecordingOutlet:
         self.gone = True
         for callback in self._callbacks:
             callback()
+
+
+class RecordingProjection:
+    """Remembers what it was told. Implements ports.Projection.
+
+    fails: raised by the next `apply`s, one each. moves: how many entries of a batch it takes (None: all).
+    """
+
+    def __init__(self, name: str = "recording", cursor: int = 0) -> None:
+        self.name = name
+        self.cursor = cursor
+        self.batches: list[list[int]] = []  # numbers of the entries of each apply, the failed ones too
+        self.told: list[int] = []  # those that were taken
+        self.ticks: list[float] = []
+        self.tick_s = 10.0
+        self.fails: list[Exception] = []
+        self.tick_fails: list[Exception] = []
+        self.moves: int | None = None
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        self.batches.append([entry.seq for entry in entries])
+        if self.fails:
+            raise self.fails.pop(0)
+        taken = [entry.seq for entry in entries][: self.moves]
+        self.told += taken
+        self.cursor = max([self.cursor, *taken])
+
+    def tick(self, now: float) -> float:
+        self.ticks.append(now)
+        if self.tick_fails:
+            raise self.tick_fails.pop(0)
+        return self.tick_s
 
 
 async def either(first: asyncio.Event, second: asyncio.Event) -> None:

@@ -6,6 +6,7 @@ What never enters: a connection (a `query` function comes in), HTTP, formatting 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -26,6 +27,12 @@ _STANDINGS: Final = "SELECT * FROM account WHERE name IN (SELECT value FROM json
 _MANY_ACCOUNTS: Final = "SELECT * FROM account WHERE name IN (SELECT value FROM json_each(CAST(? AS TEXT)))"
 _OPEN_CALLS: Final = (  # reservation_open begins with the run
     "SELECT data FROM reservation WHERE state = 'held' AND run IN (SELECT value FROM json_each(CAST(? AS TEXT)))"
+)
+_ENDS: Final = (  # each by itself is one step down the tree, both in one SELECT would read all of it
+    "SELECT coalesce((SELECT min(seq) FROM journal), 0), coalesce((SELECT max(seq) FROM journal), 0)"
+)
+_ACTIVE: Final = (  # run_active holds the live ones only
+    "SELECT agent, count(*) FROM (SELECT agent FROM run WHERE state = 'active' LIMIT ?) GROUP BY agent"
 )
 _SORTS: Final = {"started_at": "r.started_at", "last_at": "r.last_at", "spent": "coalesce(a.spent, 0)"}
 
@@ -87,6 +94,10 @@ class SqlReading:
         """See `ports.Reading`."""
         return [row[0] for row in self._query("SELECT key FROM run WHERE parent = ? ORDER BY key", [key])]
 
+    def active(self, most: int) -> dict[str | None, int]:
+        """See `ports.Reading`."""
+        return dict(self._query(_ACTIVE, (most,)))
+
     def calls(self, run: str, limit: int = 100, cursor: str | None = None) -> tuple[list[Exchange], str | None]:
         """See `ports.Reading`."""
         rows = self._query(
@@ -128,7 +139,7 @@ class SqlReading:
 
     def ends(self) -> tuple[int, int]:
         """See `ports.Reading`."""
-        rows = self._query("SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM journal", ())
+        rows = self._query(_ENDS, ())
         return rows[0][0], rows[0][1]
 
     def account(self, name: str) -> Balance | None:
@@ -203,6 +214,11 @@ class BookReading:
     def children(self, key: str) -> list[str]:
         """See `ports.Reading`."""
         return sorted(run.key for run in list(self._book.runs.values()) if run.parent == key)
+
+    def active(self, most: int) -> dict[str | None, int]:
+        """See `ports.Reading`."""
+        live = [run.agent for run in list(self._book.runs.values()) if run.state == "active"]
+        return dict(Counter(live[:most]))
 
     def calls(self, run: str, limit: int = 100, cursor: str | None = None) -> tuple[list[Exchange], str | None]:
         """See `ports.Reading`."""
