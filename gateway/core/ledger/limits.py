@@ -234,6 +234,8 @@ def note_marks(book: Book, now: float, account: Account) -> None:
                     "budget": mark.budget, "account": account.name, "unit": name.unit, "threshold": spelled,
                     "limit": limit, "spent": account.spent,
                 }  # fmt: skip
+                if mark.shadow:
+                    data["shadow"] = True
                 book.write(now, "threshold", name.owner if name.kind == "run" else "", None, data)
 
 

@@ -270,7 +270,10 @@ def test_a_shadow_threshold_goes_by_its_own_limit() -> None:
     marks = (Mark("b", 1000, (("1", 1000),)), Mark("watched", 100, (("1", 1000),), shadow=True))
     grant(book, 0.0, order("c1", charge(want=450, marks=marks)))
     end(book, 0.0, "c1", 100)
-    assert ["watched"] == [word["budget"] for word in words(book, "threshold")]
+    grant(book, 0.0, order("c2", charge(want=900, marks=marks)))
+    end(book, 0.0, "c2", 900)
+    said = [(word["budget"], word.get("shadow", False)) for word in words(book, "threshold")]
+    assert [("watched", True), ("b", False)] == said
 
 
 def test_a_threshold_that_was_reached_unseen_is_recorded_with_the_next_order() -> None:
