@@ -1,20 +1,21 @@
-"""`python -m dashboards.source` writes every dashboard; `--check` writes nothing and fails where a file differs."""
+"""`python -m dashboards.source` writes what is made; `--check` writes nothing and fails where a file differs."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from dashboards.source import budgets, health, overview, providers, quality, run, runs, tools
+from dashboards.source import budgets, health, overview, providers, quality, recording, run, runs, tools
 
 PAGES = (overview, runs, run, budgets, tools, providers, quality, health)
 FOLDER = Path(__file__).resolve().parents[1]
 
 
 def texts() -> dict[str, str]:
-    """Every dashboard's file name and text."""
+    """Every file that is made, and its text."""
     boards = [page.build() for page in PAGES]
-    return {f"{board.uid.removeprefix('meterbox-')}.json": board.text() for board in boards}
+    made = {f"{board.uid.removeprefix('meterbox-')}.json": board.text() for board in boards}
+    return {**made, "rules/recording.yaml": recording.text()}
 
 
 def main(words: list[str]) -> int:

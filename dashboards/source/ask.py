@@ -2,7 +2,7 @@
 
 Invariant: what is counted is told exactly. `increase()` misses the first value of a series that is new and guesses at
 the edges of its window; counters of the ledger never start again, so the difference between now and then is the
-answer (telemetry-contract.md section 6.3). What never enters: a datasource, a panel, a metric that no page names.
+answer. What never enters: a datasource, a panel, a metric that no page names.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from typing import Final
 # How far back the last sample before a window is looked for. A plain `offset` finds nothing where a scrape was
 # missed just then, and would count the whole history of the counter as new.
 GAP: Final = "1h"
+SCRAPES: Final = "sum by (instance, job) (count_over_time(meterbox_build_info[{}]))"  # summed: an upgrade makes two
 
 MINE: Final = 'agent=~"$agent",provider=~"$provider",model=~"$model"'
 AGENTS: Final = 'agent=~"$agent"'
 ROUTES: Final = 'provider=~"$provider",model=~"$model"'
-WIRE: Final = 'gen_ai_provider_name=~"$provider",gen_ai_request_model=~"$model"'
+# Histograms name four agents and four models at most; the rest is `other`, and is shown as that.
+ENDED: Final = 'agent=~"$agent|other"'
+WIRE: Final = 'gen_ai_provider_name=~"$provider|other",gen_ai_request_model=~"$model|other"'
+CORRECTED: Final = "meterbox_cost_corrected_usd_total"
 
 RANGE: Final = "$__range"
 NEAR: Final = "5m"
@@ -28,9 +32,16 @@ def only(where: str) -> str:
 
 
 def grown(metric: str, where: str = "", window: str = RANGE) -> str:
-    """By how much a counter grew within the window, series by series; a series that is new counts from nothing."""
+    """By how much a counter grew within the window, series by series.
+
+    What it had before the window is its last value then. A series that had none is new, and counts from nothing;
+    unless it was there at the first scrape ever: then the gateway is older than the watching, and only what came
+    since is counted. The info metric tells how often was scraped: it is in every scrape.
+    """
     now = metric + only(where)
-    return f"(({now} - last_over_time({now}[{GAP}] offset {window})) or {now})"
+    scraped = f"on (instance, job) group_left () {SCRAPES.format(window)}"
+    first = f"(min_over_time({now}[{window}]) and (count_over_time({now}[{window}]) >= {scraped}))"
+    return f"({now} - (last_over_time({now}[{GAP}] offset {window}) or {first} or {now} * 0))"
 
 
 def total(metric: str, where: str = "", window: str = RANGE, by: str = "") -> str:
@@ -45,8 +56,8 @@ def quantile(share: float, metric: str, where: str = "", window: str = NEAR, by:
 
 
 def share(part: str, whole: str) -> str:
-    """One sum in proportion to another; nothing at all where there is no whole."""
-    return f"({part}) / (({whole}) > 0)"
+    """One sum in proportion to another; 0 where the part never was, nothing at all where there is no whole."""
+    return f"({part} or {whole} * 0) / ({whole} > 0)"
 
 
 def zero(expression: str) -> str:
@@ -67,8 +78,12 @@ def _by(labels: str) -> str:
 
 
 def spent(window: str = RANGE, by: str = "", where: str = MINE) -> str:
-    """Dollars that were charged within the window."""
-    return total("meterbox_cost_usd_total", where, window, by)
+    """Dollars that were charged within the window, less what was given back in it (corrections, later facts).
+
+    A counter can't fall, so what is given back has one of its own: each series has its twin there, 0 at first.
+    """
+    charged, given = grown("meterbox_cost_usd_total", where, window), grown(CORRECTED, where, window)
+    return f"(sum{_by(by)} ({charged}) - sum{_by(by)} ({given}))"
 
 
 def pace(by: str = "", where: str = MINE, window: str = NEAR) -> str:

@@ -25,7 +25,7 @@ def build() -> Board:
             at_end("count(meterbox_build_info)"),
             COUNT,
             good_from(1, 1),
-            size=(6, 4),
+            size=(5, 4),
         ),
         figure(
             "How far behind is telemetry?",
@@ -33,7 +33,7 @@ def build() -> Board:
             at_end(f"max({OLDEST})"),
             SECONDS,
             bad_from(60, 300),
-            size=(6, 4),
+            size=(5, 4),
         ),
         figure(
             "Were spans refused?",
@@ -41,7 +41,16 @@ def build() -> Board:
             at_end(ask.zero(ask.total("meterbox_spans_rejected_total"))),
             COUNT,
             bad_from(1, 100),
-            size=(6, 4),
+            size=(5, 4),
+        ),
+        figure(
+            "Was anything forgotten unread?",
+            "Journal entries that were too old to keep before a destination read them: it was away for longer than the "
+            "ledger remembers. Those spans are gone; the money is not.",
+            at_end(ask.zero(ask.total("meterbox_entries_lost_total"))),
+            COUNT,
+            bad_from(1, 1),
+            size=(5, 4),
         ),
         figure(
             "Do alerts leave?",
@@ -50,7 +59,7 @@ def build() -> Board:
             at_end("max(meterbox_alert_outbox_oldest_seconds)"),
             SECONDS,
             bad_from(30, 120),
-            size=(6, 4),
+            size=(4, 4),
         ),
     )
     board.show(

@@ -39,17 +39,18 @@ def build() -> Board:
         figure(
             "How many calls fail?",
             "Upstream errors and unknown outcomes of the last hour, in proportion to the calls that were sent.",
-            at_end(_failing("", "1h")),
+            at_end(ask.zero(_failing("", "1h"))),
             SHARE,
             bad_from(0.02, 0.05),
             size=(6, 4),
         ),
         figure(
             "How long until the first token?",
-            "95th percentile of the last hour. Above 10 s an interactive agent feels dead: try another model.",
+            "95th percentile of the last hour, streams only; counted up to 10 s. Above that an agent feels dead: try "
+            "another model.",
             at_end(ask.quantile(0.95, FIRST, ask.WIRE, "1h")),
             SECONDS,
-            bad_from(5, 15),
+            bad_from(2.5, 7.5),
             size=(6, 4),
         ),
         figure(
@@ -57,7 +58,7 @@ def build() -> Board:
             "95th percentile of the last hour, the whole answer.",
             at_end(ask.quantile(0.95, DURATION, ask.WIRE, "1h")),
             SECONDS,
-            bad_from(60, 180),
+            bad_from(40, 80),
             size=(6, 4),
         ),
         figure(
@@ -66,7 +67,7 @@ def build() -> Board:
             "machine's CPU and at the disk under the ledger.",
             at_end(ask.quantile(0.99, OVERHEAD, 'phase="total"', "1h")),
             SECONDS,
-            bad_from(0.05, 0.25),
+            bad_from(0.05, 0.2),
             size=(6, 4),
         ),
     )

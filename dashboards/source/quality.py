@@ -52,12 +52,11 @@ def build() -> Board:
             size=(6, 4),
         ),
         figure(
-            "Do the two counts agree?",
-            "The ledger's counter less the sum of the cost histogram, both since the ledger began. They are counted "
-            "apart: more than a rounding error is a bug, please report it.",
-            at_end("abs(sum(meterbox_cost_usd_total) - sum(gen_ai_usage_cost_USD_sum))"),
+            "What was given back?",
+            "Dollars that corrections and later facts took back within the range shown: a presumed call that turned "
+            "out cheaper, or `prices diff --book`. All sums here and on the other pages are less this.",
+            at_end(ask.zero(ask.total(ask.CORRECTED, ask.MINE))),
             USD,
-            bad_from(0.01, 0.1),
             size=(6, 4),
         ),
     )
@@ -87,6 +86,19 @@ def build() -> Board:
             "When was a grant passed?",
             "Dollars beyond their hold in an hour.",
             [over_time(ask.total(OVERRUN, "", "1h"), "overrun")],
+            USD,
+        ),
+        graph(
+            "Why were answers cut?",
+            "Answers in an hour that the gateway ended, by reason: a grant that was passed, or a person's `kill`.",
+            [over_time(ask.total("meterbox_stream_cut_total", "", "1h", "reason"), "{{reason}}")],
+            COUNT,
+            stacked=True,
+        ),
+        graph(
+            "What was taken back later?",
+            "Dollars in an hour that corrections and later facts gave back, by provider.",
+            [over_time(ask.total(ask.CORRECTED, ask.MINE, "1h", "provider"), "{{provider}}")],
             USD,
         ),
     )

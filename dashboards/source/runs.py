@@ -92,12 +92,12 @@ def build() -> Board:
                 says,
                 [
                     over_time(
-                        ask.quantile(0.5, metric, ask.AGENTS, "1h", "agent"),
+                        ask.quantile(0.5, metric, ask.ENDED, "1h", "agent"),
                         "{{agent}}, half below",
                         "A",
                         exemplars=True,
                     ),
-                    over_time(ask.quantile(0.95, metric, ask.AGENTS, "1h", "agent"), "{{agent}}, 95 % below", "B"),
+                    over_time(ask.quantile(0.95, metric, ask.ENDED, "1h", "agent"), "{{agent}}, 95 % below", "B"),
                 ],
                 unit,
             )

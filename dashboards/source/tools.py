@@ -20,7 +20,7 @@ from dashboards.source.parts import (
 )
 
 TOOL = "gen_ai_execute_tool_duration_seconds"
-BY_AGENT = 'gen_ai_agent_name=~"$agent"'
+BY_AGENT = 'gen_ai_agent_name=~"$agent|other"'
 NAME = "gen_ai_tool_name"
 USES = ask.total(f"{TOOL}_count", BY_AGENT, by=NAME)
 ERRORS = ask.total(f"{TOOL}_count", BY_AGENT + ',error_type!=""', by=NAME)
@@ -29,8 +29,8 @@ REQUESTS = "meterbox_requests_total"
 
 
 def _cached() -> str:
-    read = ask.total(TOKENS, ask.MINE + ',type="cache_read"', by="agent")
-    return ask.share(read, ask.total(TOKENS, ask.MINE + ',type="input"', by="agent"))
+    read = ask.total(TOKENS, ask.MINE + ',type="cache_read"', "1h", "agent")
+    return ask.share(read, ask.total(TOKENS, ask.MINE + ',type="input"', "1h", "agent"))
 
 
 def build() -> Board:
@@ -51,7 +51,7 @@ def build() -> Board:
             "Which tools fail?",
             "Results that tell of an error, in proportion to all results of the tool. Above 10 %: the agent pays for "
             "reading the error and for trying again.",
-            at_end(f"sort_desc({ERRORS} / ({USES} > 0))", f"{{{{{NAME}}}}}"),
+            at_end(f"sort_desc({ask.share(ERRORS, USES)})", f"{{{{{NAME}}}}}"),
             SHARE,
             bad_from(0.1, 0.3),
         ),
@@ -87,7 +87,7 @@ def build() -> Board:
         ),
         graph(
             "How much is read from the cache?",
-            "Cached input tokens in proportion to all input tokens, by agent (R-055). A fall means that the front of "
+            "Cached input tokens in proportion to all input tokens of an hour, by agent (R-055). A fall: the front of "
             "the prompt changes: every call then pays the whole context again.",
             [over_time(_cached(), "{{agent}}")],
             SHARE,
@@ -100,7 +100,7 @@ def build() -> Board:
         ),
         graph(
             "How often do calls fail, by agent?",
-            "Upstream errors, cuts and unknown outcomes in proportion to the calls that were sent (R-112).",
+            "Upstream errors, cuts and unknown outcomes in proportion to the calls that were sent in an hour (R-112).",
             [over_time(_failing(), "{{agent}}")],
             SHARE,
             steps=bad_from(0.02, 0.05),
@@ -110,8 +110,8 @@ def build() -> Board:
 
 
 def _failing() -> str:
-    failed = ask.total(REQUESTS, ask.MINE + ',outcome=~"upstream_error|cut|unknown"', by="agent")
-    return ask.share(failed, ask.total(REQUESTS, ask.MINE + ',outcome!="refused"', by="agent"))
+    failed = ask.total(REQUESTS, ask.MINE + ',outcome=~"upstream_error|cut|unknown"', "1h", "agent")
+    return ask.share(failed, ask.total(REQUESTS, ask.MINE + ',outcome!="refused"', "1h", "agent"))
 
 
 def _agents() -> object:
@@ -121,9 +121,9 @@ def _agents() -> object:
         "A": ask.spent(by="agent"),
         "B": done,
         "C": ask.share(ask.total(finished, ask.AGENTS + ',outcome="completed"', by="agent"), done),
-        "D": ask.share(ask.total("meterbox_run_steps_sum", ask.AGENTS, by="agent"), _runs("meterbox_run_steps_count")),
+        "D": ask.share(ask.total("meterbox_run_steps_sum", ask.ENDED, by="agent"), _runs("meterbox_run_steps_count")),
         "E": ask.share(
-            ask.total("meterbox_run_cost_usd_sum", ask.AGENTS, by="agent"), _runs("meterbox_run_cost_usd_count")
+            ask.total("meterbox_run_cost_usd_sum", ask.ENDED, by="agent"), _runs("meterbox_run_cost_usd_count")
         ),
     }
     shown = ("spent", "runs ended", "completed", "steps per run", "cost per run")
@@ -145,7 +145,7 @@ def _agents() -> object:
 
 
 def _runs(metric: str) -> str:
-    return ask.total(metric, ask.AGENTS, by="agent")
+    return ask.total(metric, ask.ENDED, by="agent")
 
 
 def _steps() -> dict[str, object]:

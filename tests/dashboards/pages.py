@@ -17,6 +17,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "dashboards"
 PROMETHEUS, INFINITY = "prometheus", "yesoreyeram-infinity-datasource"
 # What Grafana puts in for a reader who has just opened the page.
 ALL = {"agent": ".*", "provider": ".*", "model": ".*"}
+LABELS = re.compile(r"\b(?:by|on|group_left|without) \([^)]*\)")
 METRIC = re.compile(r"\b((?:meterbox|gen_ai|scrape)_[a-zA-Z0-9_]+)(\{[^}]*\})?")
 
 
@@ -72,9 +73,9 @@ def bare(expression: str) -> str:
 
 def selectors(expression: str) -> set[str]:
     """Every series selector in it: what must exist for the expression to say anything."""
-    return {name + (where or "") for name, where in METRIC.findall(expression)}
+    return {name + (where or "") for name, where in METRIC.findall(LABELS.sub("", expression))}
 
 
 def metrics(expression: str) -> set[str]:
     """The metrics that it names."""
-    return {name for name, _ in METRIC.findall(expression)}
+    return {name for name, _ in METRIC.findall(LABELS.sub("", expression))}
