@@ -53,7 +53,7 @@ class Changes:
                 if change is not None:
                     yield change
             elif entry.kind == "run":
-                self._runs.pop(entry.run, None)  # a new episode, perhaps with other facts
+                self.forget(entry.run)  # a new episode, perhaps with other facts
 
     def run(self, key: str) -> Run | None:
         """The run of a key, from memory where it was asked for lately: its labels count, its counters may be old."""
@@ -65,6 +65,10 @@ class Changes:
         if len(self._runs) > RUNS_MOST:
             self._runs.popitem(last=False)
         return run
+
+    def forget(self, key: str) -> None:
+        """The run is asked for again when it is next needed."""
+        self._runs.pop(key, None)
 
     def _change(self, entry: Entry, call_id: str) -> Change | None:
         if entry.kind == "call":
