@@ -393,6 +393,10 @@ class Reading(Protocol):
         """Keys of the runs whose parent this is."""
         ...
 
+    def active(self, most: int) -> dict[str | None, int]:
+        """Active runs by agent, of so many at most."""
+        ...
+
     def calls(self, run: str, limit: int = 100, cursor: str | None = None) -> tuple[list[Exchange], str | None]:
         """Calls of a run in the order of their ends, with what was learnt later laid over."""
         ...

@@ -744,3 +744,15 @@ async def test_a_reader_knows_windows_limits_and_who_is_under_way(store: AnyStor
     for wrong in ("-1", "x", "1_0", " 1", "9" * 30):
         with pytest.raises(ValueError, match="cursor"):
             reading.calls("R", 1, wrong)
+
+
+async def test_a_reader_counts_active_runs_by_agent(store: AnyStore) -> None:
+    """Those that ended, are paused or killed are not among them; of so many at most."""
+    for run, agent in (("a", "x"), ("b", "x"), ("c", None), ("d", "y"), ("e", "y"), ("f", "z")):
+        asked = order(f"c-{run}", charge(f"run/{run}/nusd"), run=run)
+        await store.reserve(msgspec.structs.replace(asked, run=facts(run, agent=agent)))
+        await store.settle(f"c-{run}/1", {"nusd": 1}, exchange(f"c-{run}", 1, run=run))
+    for run, state in (("d", "ended"), ("e", "paused"), ("f", "killed")):
+        await store.end_run(run, state, None, None, 0.0)
+    assert {"x": 2, None: 1} == store.reading().active(100)
+    assert 1 == sum(store.reading().active(1).values())
