@@ -73,8 +73,13 @@ class HttpOutlet:
         """Hands over a chunk and waits until the client has room for the next."""
         if self.gone or self._bodiless:
             return
+        transport = self._request.transport
         try:
-            await self._writer.write(chunk, drain=False)
+            if chunk and self._writer.chunked and transport is not None and not transport.is_closing():
+                # as aiohttp's writer does it, for a quarter of its price
+                transport.write(b"".join((b"%x\r\n" % len(chunk), chunk, b"\r\n")))
+            else:
+                await self._writer.write(chunk, drain=False)
             if self._request.protocol.writing_paused:
                 await self._drain()
         except ConnectionError:

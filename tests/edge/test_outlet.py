@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 from multidict import CIMultiDict
 
 from gateway.edge.listener import make_runner
@@ -18,6 +19,8 @@ from gateway.edge.outlet import HttpOutlet
 
 Answer = Callable[[HttpOutlet], Awaitable[None]]
 JSON = [("content-type", "application/json"), ("x-a", "1"), ("x-a", "2")]
+DATED = [*JSON, ("date", "Sat, 21 Nov 2026 19:00:00 GMT")]
+CLOSING = "host: x\r\nconnection: close\r\n\r\n"
 
 
 @asynccontextmanager
@@ -94,8 +97,33 @@ async def test_a_streamed_answer_is_chunked_where_the_client_can_read_that(line:
         assert end == (await got(port, line)).partition(b"\r\n\r\n")[2]
 
 
-CLOSING = "host: x\r\nconnection: close\r\n\r\n"
-DATED = [*JSON, ("date", "Sat, 21 Nov 2026 19:00:00 GMT")]
+@pytest.mark.parametrize("line", ["GET / HTTP/1.1", "GET / HTTP/1.0", "HEAD / HTTP/1.1"])
+@pytest.mark.parametrize("status", [200, 204, 304, 529])
+async def test_a_streamed_answer_is_byte_for_byte_what_aiohttp_sends(line: str, status: int) -> None:
+    """Pieces of any size, also none at all: an empty one must not end the answer."""
+    pieces = [b"a", b"", b"data: {}\n\n" * 40, bytes(70_000), b"", b"0\r\n\r\n", b"z"]
+
+    async def theirs(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(status=status, headers=CIMultiDict([*DATED, ("server", "meterbox")]))
+        if request.version >= HttpVersion11:
+            response.enable_chunked_encoding()
+        await response.prepare(request)
+        for piece in pieces if request.method != "HEAD" and status not in (204, 304) else ():
+            await response.write(piece)
+        await response.write_eof()
+        return response
+
+    async def ours(outlet: HttpOutlet) -> None:
+        await outlet.start(status, DATED)
+        for piece in pieces:
+            await outlet.write(piece)
+        await outlet.end()
+
+    async with listening(theirs) as port:
+        expected = await got(port, line)
+    async with served(ours) as port:
+        assert expected == await got(port, line)
+    assert expected.startswith(b"HTTP/1.")
 
 
 @pytest.mark.parametrize("request_head", [
@@ -221,20 +249,23 @@ async def test_a_client_that_hangs_up_while_its_answer_waits_for_room_ends_the_w
         await asyncio.wait_for(ended.wait(), 5)
 
 
-async def test_on_a_line_that_is_closing_nothing_is_written_and_the_client_counts_as_gone() -> None:
+@pytest.mark.parametrize("way", ["whole", "stream"])
+async def test_on_a_line_that_is_closing_nothing_is_written_and_the_client_counts_as_gone(way: str) -> None:
     """The transport knows before the loop has told anybody."""
     gone: list[bool] = []
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         outlet = HttpOutlet(request)
+        if way == "stream":
+            await outlet.start(200, JSON)
         assert request.transport is not None
         request.transport.close()
-        await outlet.whole(200, JSON, b"{}")
+        await (outlet.whole(200, JSON, b"{}") if way == "whole" else outlet.write(b"{}"))
         gone.append(outlet.gone)
         return outlet.response or web.Response()
 
     async with listening(handle) as port:
-        assert b"" == await got(port)
+        assert not (await got(port)).partition(b"\r\n\r\n")[2]
     assert [True] == gone
 
 
