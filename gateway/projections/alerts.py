@@ -219,9 +219,18 @@ class Alerts:
         return self._counts.setdefault(channel, Counts())
 
     def _tell_health(self) -> None:
-        sent = sum(one.delivered for one in self._counts.values())
-        lost = sum(one.given_up + one.dropped for one in self._counts.values())
-        self._health.tell(self.name, sent=sent, rejected=lost)
+        """A row for each channel: what it took, what it never got, and since when something waits."""
+        for channel in self._couriers:
+            counts, waiting = self._counts.get(channel) or Counts(), self._outbox.waiting(channel)
+            self._health.tell(
+                f"{self.name}-{channel}",
+                sent=counts.delivered,
+                rejected=counts.given_up + counts.dropped,
+                behind=len(waiting),
+                oldest_at=waiting[0].since if waiting else None,
+                failures=waiting[0].attempts if waiting else 0,
+                last_error=waiting[0].last_error if waiting else "",
+            )
 
 
 def _kept(prefix: str, changed: dict[str, Any]) -> dict[str, bytes | None]:

@@ -130,7 +130,8 @@ async def test_a_message_is_sent_once_signed_and_its_delivery_noted(tmp_path, re
     assert ("firing", "Run R was stopped by its budget (money); calls are refused.") == post.said
     assert [("hook", "delivered", 1, "")] == house.deliveries()
     assert [] == list(house.notebook.all("row/"))
-    assert 1 == house.health.of("alerts").sent
+    house.turn()
+    assert (1, None) == (house.health.of("alerts-hook").sent, house.health.of("alerts-hook").oldest_at)
 
 
 async def test_what_fails_is_sent_again_with_the_same_id_and_alerts(tmp_path, receiver):
@@ -314,7 +315,24 @@ async def test_what_nobody_takes_for_a_day_is_given_up_and_can_be_seen(tmp_path)
     house.turn(GIVE_UP_S)
     until(lambda: house.turn() is not None and any("failed" == state for _, state, _, _ in house.deliveries()))
     assert ("phone", "failed", 2, "RuntimeError in the channel") == house.deliveries()[0]
-    assert 1 <= house.health.of("alerts").rejected
+    house.turn()
+    assert 1 <= house.health.of("alerts-phone").rejected
+
+
+async def test_a_channel_that_nobody_answers_is_told_on_the_others(tmp_path):
+    """After five minutes it is an alert of its own: the phone hears that the pager is dead."""
+    pager, phone = Recorded("pager"), Recorded("phone")
+    pager.fails = UpstreamFailed("it answered 500")
+    house = House(tmp_path, pager, phone)
+    await house.refuse()
+    house.read()
+    for _ in range(10):
+        house.turn(31)
+        until(lambda: house.turn() is not None and not house.alerts._busy)
+    until(lambda: house.turn() is not None and len(phone.told) == 2)
+    assert "Telemetry alerts-pager is 5 min behind: 1 entry waits (it answered 500)." == phone.told[1][1]
+    state = house.health.of("alerts-pager")
+    assert (2, "it answered 500", True) == (state.behind, state.last_error, state.failures > 3)
 
 
 async def test_a_mute_is_kept_over_a_restart(tmp_path):

@@ -177,7 +177,7 @@ def _down(episode: Episode, facts: dict[str, Any]) -> str:
 
 def _behind(episode: Episode, facts: dict[str, Any]) -> str:
     error = f" ({clip(facts['error'], 60)})" if facts["error"] else ""
-    entries = f"{facts['behind']:,} entries wait"
+    entries = "1 entry waits" if facts["behind"] == 1 else f"{facts['behind']:,} entries wait"
     return f"Telemetry {clip(episode.labels['kind'])} is {lasted(facts['seconds'])} behind: {entries}{error}."
 
 
