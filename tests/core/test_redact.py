@@ -126,6 +126,8 @@ def test_a_long_text_is_cut_and_never_through_a_secret() -> None:
         assert len(said) <= TEXT_MOST and "sk-" not in said and "[cut: " in said
         more = int(said.rsplit("[cut: ", 1)[1].split()[0])
         assert len(text) - TEXT_MOST <= more <= len(text) - TEXT_MOST + 2 * CARRY
+        many = redact("x" * shift + f" sk-{BODY}" * 2_000)  # each marker is shorter than its key: the cut moves away
+        assert "sk-" not in many and "[cut: " in many
     assert len(redact("password: abcd " * (TEXT_MOST // 15))) <= TEXT_MOST, "markers are longer than what they replace"
 
 
