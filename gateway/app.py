@@ -49,11 +49,13 @@ from gateway.edge.pricelist import PriceList
 from gateway.edge.server import DataPlane, Front
 from gateway.edge.sockets import BACKLOG, url_of
 from gateway.edge.tasks import DRAIN_S, Tasks
+from gateway.edge.teller import Teller
 from gateway.edge.tokenizer import HelperTokenizer
 from gateway.edge.watch import LOOK_S, AuditWatch, StoreWatch
 from gateway.pipeline import Pipeline
 from gateway.reload import Reload
 from gateway.rules.budget import Budgets
+from gateway.stores.folder import folder_of
 from gateway.stores.sqlite import SqliteStore
 from gateway.stores.sqlite.inspect import Auditor
 from gateway.stores.sqlite.keep import Keeper
@@ -101,6 +103,10 @@ async def serve(
     if tether is None:
         loop.add_signal_handler(signal.SIGHUP, again.set)
     async with AsyncExitStack() as stack:
+        teller = None
+        if tether is None:  # of several processes, the supervisor has it
+            teller = Teller(SystemClock(), Log(sys.stderr, SystemClock()))
+            stack.push_async_callback(asyncio.to_thread, teller.close)  # runs last: it tells of the last calls too
         gateway = await build(settings, stack, tether)
         tune()
         reload = Reload(settings, gateway, gateway.parts.log)
@@ -108,17 +114,21 @@ async def serve(
             await _hold(tether, gateway, reload, stop)
             stack.callback(tether.leash.release)
         elif reread is not None:
-            gateway.front.tasks.every(0, partial(_reread, again, reload, reread), "reload")
+            gateway.front.tasks.every(0, partial(_reread, again, reload, reread, teller), "reload")
         if ready is not None:
             ready(gateway.where)
+        if teller is not None:
+            teller.tell(settings.telling())
         await stop.wait()
 
 
-async def _reread(again: asyncio.Event, reload: Reload, reread: Callable[[], Settings]) -> None:
+async def _reread(again: asyncio.Event, reload: Reload, reread: Callable[[], Settings], teller: Teller | None) -> None:
     """Waits for a SIGHUP; those that come during a reload are one more."""
     await again.wait()
     again.clear()
     await reload.take(reread)
+    if teller is not None:
+        teller.tell(reload.settings.telling())
 
 
 async def _hold(tether: Tether, gateway: Gateway, reload: Reload, stop: asyncio.Event) -> None:
@@ -289,6 +299,8 @@ def _surface(settings: Settings) -> Surface:
         token=token,
         hosts=None if open_wide else LOOPBACK,
         tenants=tuple(key.name for key in settings.keys) if settings.keys_required else (),
+        alerts=folder_of(settings.ledger_path) / "alerts.sqlite3",
+        alert_rules=settings.telling().alerts,
     )
 
 

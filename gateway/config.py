@@ -35,7 +35,7 @@ from gateway.config_tables import (
 from gateway.config_text import Origins, Path, fill, lay, nearest, read_environment, read_file, spell
 from gateway.core.errors import ConfigError
 from gateway.core.secret import Secret
-from gateway.core.telemetry.settings import Telling
+from gateway.core.telemetry.settings import MetricRules, Placed, Telling
 
 if TYPE_CHECKING:
     from gateway.core.ports import Prices as PriceBook
@@ -162,9 +162,19 @@ class Settings(Table):
         """Every budget, one for each unit that it names; with the default of $10 a run where that holds."""
         return rules_of(self.budgets)
 
-    def telling(self, version: str) -> Telling:
+    def telling(self) -> Telling:
         """What the process of the projections is handed."""
-        return telling(self.projections, self._surroundings, self.ledger_path, self.budget_rules(), version)
+        from importlib.metadata import version
+
+        here, said = version("meterbox"), telling(self.projections, self._surroundings, self.budget_rules())
+        return msgspec.structs.replace(
+            said,
+            ledger=str(self.ledger_path),
+            metrics=MetricRules(here) if said.metrics is not None else None,
+            sections={name: _placed(provider) for name, provider in self.providers().items()},
+            version=here,
+            price_version=f"genai-prices {version('genai-prices')}",
+        )
 
     @property
     def default_budget(self) -> bool:
@@ -301,6 +311,11 @@ def _preset(name: str, table: ProviderTable) -> Provider:
     if table.base_url is None or not table.dialects:
         raise ValueError(f"no preset has this name, so it needs base_url and dialects.{nearest(name, PRESETS)}")
     return Provider(name=name, preset="", origin="", dialects=())
+
+
+def _placed(provider: Provider) -> Placed:
+    at = urlsplit(provider.origin)
+    return Placed(provider.preset, at.hostname or "", at.port or {"https": 443, "http": 80}.get(at.scheme))
 
 
 # --------------------------------------------------------------------------- faults

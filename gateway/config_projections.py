@@ -12,7 +12,6 @@ import binascii
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit
 
@@ -304,10 +303,8 @@ class Surroundings(Struct, frozen=True):
     resource: dict[str, str] = {}
 
 
-def telling(
-    tables: Projections, around: Surroundings, ledger: FilePath, budgets: Sequence[Budget], version: str
-) -> Telling:
-    """What the process of the projections is handed."""
+def telling(tables: Projections, around: Surroundings, budgets: Sequence[Budget]) -> Telling:
+    """What the process of the projections is handed, as far as these tables say it."""
     otlp, alerts, env = tables.otlp, tables.alerts, around.destination
     found = [_destination(name, table) for name, table in otlp.destinations.items()]
     shared: dict[str, Any] = {
@@ -327,9 +324,9 @@ def telling(
         backlog_s=alerts.backlog_s,
     )
     return Telling(
-        ledger=str(ledger),
+        ledger="",
         destinations=tuple(destinations),
-        metrics=MetricRules(version) if tables.metrics.enabled else None,
+        metrics=MetricRules() if tables.metrics.enabled else None,
         alerts=rules if alerts.enabled else None,
         budgets=tuple(_watched(budget) for budget in budgets),
     )

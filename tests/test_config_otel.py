@@ -71,7 +71,7 @@ def test_what_is_said_of_the_service_reaches_every_destination(tmp_path):
     environ = {"OTEL_RESOURCE_ATTRIBUTES": "team=ml%20ops,service.name=x", "OTEL_SERVICE_NAME": "mine", **BASE}
     file = tmp_path / "meterbox.toml"
     file.write_text('[projections.otlp]\nrole = "proxy"\n[projections.otlp.destinations.a]\nendpoint = "https://h"\n')
-    found = load(file, environ).telling("1").destinations
+    found = load(file, environ).telling().destinations
     assert ["a", "env"] == [one.name for one in found]
     assert [({"team": "ml ops", "service.name": "mine"}, "proxy")] * 2 == [(one.resource, one.role) for one in found]
 

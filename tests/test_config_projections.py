@@ -1,6 +1,7 @@
 """`[projections]`: what becomes of it, and errors that say where and what to do, never a credential."""
 
 import importlib.util
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from gateway.config import load
 from gateway.config_projections import MOST_HEADERS, MOST_NAMED
 from gateway.core.errors import ConfigError
-from gateway.core.telemetry.settings import AlertRules, Channel, Destination, MetricRules, Telling, Watched
+from gateway.core.telemetry.settings import AlertRules, Channel, Destination, MetricRules, Placed, Telling, Watched
 from gateway.core.types import NUSD
 
 CANARY = "canary-never-shown-7d1f"
@@ -20,7 +21,7 @@ def told(folder: Path, text: str, environ: dict[str, str] | None = None) -> Tell
     """What the projections are handed under this configuration."""
     file = folder / "meterbox.toml"
     file.write_text(text, encoding="utf-8")
-    return load(file, {"HOME": str(folder)} | (environ or {})).telling("1.2.3")
+    return load(file, {"HOME": str(folder)} | (environ or {})).telling()
 
 
 def fault(folder: Path, text: str, environ: dict[str, str] | None = None) -> str:
@@ -44,11 +45,18 @@ def channel(lines: str) -> str:
 
 def test_without_a_word_metrics_and_alerts_run(tmp_path):
     """No file: /metrics is rendered and alerts are kept, with $10/h a run and the default budget; nothing is sent."""
+    here = version("meterbox")
     assert Telling(
         ledger=str(tmp_path / ".local/state/meterbox/ledger.sqlite3"),
-        metrics=MetricRules("1.2.3"),
+        metrics=MetricRules(here),
         alerts=AlertRules(burn_per_h_nusd=10 * NUSD, backlog_s=300.0),
         budgets=(Watched("default", "run", "nusd", 10 * NUSD),),
+        sections={
+            "openai": Placed("openai", "api.openai.com", 443),
+            "anthropic": Placed("anthropic", "api.anthropic.com", 443),
+        },
+        version=here,
+        price_version=f"genai-prices {version('genai-prices')}",
     ) == told(tmp_path, "")
 
 

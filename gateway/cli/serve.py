@@ -12,6 +12,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from gateway.core.errors import ConfigError, MeterboxError
 if TYPE_CHECKING:
     from gateway.config import Settings
     from gateway.edge.leash import Text
+    from gateway.edge.teller import Teller
 
 Flags = Mapping[tuple[str | int, ...], Any]
 _Read = tuple["Settings", "Text"]
@@ -86,10 +88,12 @@ def _supervise(settings: Settings, text: Text, flags: Flags, reread: Callable[[]
     from gateway.edge.log import Log
     from gateway.edge.sockets import listen, url_of
     from gateway.edge.tasks import DRAIN_S
+    from gateway.edge.teller import Teller
 
     server, own = settings.server, settings.admin_listener()
     clock = SystemClock()
-    with supervisor.signals() as wake:
+    log = Log(sys.stderr, clock)
+    with closing(Teller(clock, log)) as teller, supervisor.signals() as wake:
         listeners = {DATA: listen(server.host, server.port)}
         if own is not None:
             listeners[CONTROL] = listen(*own)
@@ -101,8 +105,24 @@ def _supervise(settings: Settings, text: Text, flags: Flags, reread: Callable[[]
             flags=[([str(part) for part in path], value) for path, value in flags.items()],
             reread=reread,
             drain_s=DRAIN_S,
+            taken=lambda taken: _tell(teller, taken, flags, settings),
         )
-        supervisor.Supervisor(plan, clock, Log(sys.stderr, clock), wake).run(lambda: _ready(where))
+
+        def ready() -> None:
+            _ready(where)
+            teller.tell(settings.telling())
+
+        supervisor.Supervisor(plan, clock, log, wake).run(ready)
+
+
+def _tell(teller: Teller, taken: Text, flags: Flags, first: Settings) -> None:
+    """The projections go by what the workers took over; the ledger's place waits for a restart."""
+    from msgspec import structs
+
+    from gateway.config import load
+
+    now = load(taken.path, os.environ, flags, taken.text.encode()).telling()
+    teller.tell(structs.replace(now, ledger=str(first.ledger_path)))
 
 
 def _ready(where: str) -> None:

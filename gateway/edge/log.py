@@ -8,18 +8,20 @@ written), bodies, headers.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import traceback
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
 from gateway.core.errors import MeterboxError
 from gateway.core.ports import Clock
 from gateway.core.refusal import rfc3339
+
+if TYPE_CHECKING:
+    import asyncio
 
 MOST_FIELD = 1024
 MOST_FIELDS = 32
@@ -34,6 +36,10 @@ ERRORS = frozenset(
         "settle_failed",
         "store_failed",
         "worker_died",
+        "projections_died",
+        "projections_blocked",
+        "projection_failed",
+        "journal_forgotten",
         "reload_failed",
     }
 )

@@ -39,17 +39,23 @@ WARM_AFTER_S = 1.0  # after a start the processors are the new worker's
 DYING_S = 0.02
 KILL_AFTER_S = 5.0  # after the drain's own time: what hangs then hangs for ever
 _HERE = str(Path(__file__).resolve().parents[2])
-# The same package as ours, whatever lies in the working folder: -P keeps that out of the path.
-COMMAND = (
-    sys.executable,
-    "-P",
-    "-c",
-    f"import sys; sys.path.insert(0, {_HERE!r}); from gateway.cli.worker import main; main()",
-)
+
+
+def command_of(module: str) -> tuple[str, ...]:
+    """How a process of ours is started; its descriptors follow as arguments.
+
+    The same package as ours, whatever lies in the working folder: -P keeps that out of the path.
+    """
+    code = f"import sys; sys.path.insert(0, {_HERE!r}); from {module} import main; main()"
+    return (sys.executable, "-P", "-c", code)
+
+
+COMMAND = command_of("gateway.cli.worker")
 
 
 class Plan(Struct, frozen=True):
-    """What is supervised. `reread` reads the configuration again; raises ConfigError."""
+    """What is supervised. `reread` reads the configuration again; raises ConfigError. `taken` hears of each one that
+    the workers took over."""
 
     workers: int
     listeners: Mapping[str, Sequence[socket.socket]]
@@ -58,6 +64,7 @@ class Plan(Struct, frozen=True):
     reread: Callable[[], Text]
     drain_s: float
     command: Sequence[str] = COMMAND
+    taken: Callable[[Text], None] | None = None
 
 
 class _Warm(Struct, frozen=True):
@@ -287,6 +294,8 @@ class Supervisor:
             config = self._judged.pop(said.number, None)
             if config is not None and said.kind == "taken" and config.number > self._config.number:
                 self._config = config
+                if self._plan.taken is not None:
+                    self._plan.taken(config)
 
     def _served(self, worker: _Worker) -> None:
         worker.ready, worker.failed_starts = True, 0

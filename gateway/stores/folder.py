@@ -14,6 +14,7 @@ from typing import Final
 from gateway.core.errors import StoreFailed
 
 LOCK: Final = "lock"
+METRICS_FILE: Final = "metrics.txt"  # what /metrics passes on
 _MOST_BYTES: Final = 4_096
 
 

@@ -108,6 +108,14 @@ class Watched(Struct, frozen=True):
     shadow: bool = False
 
 
+class Placed(Struct, frozen=True):
+    """A provider section, as spans and metrics name it: whose it is, and where it is reached."""
+
+    preset: str = ""
+    host: str = ""
+    port: int | None = None
+
+
 class Telling(Struct, frozen=True):
     """All that the process of the projections is handed. What is None, or empty, doesn't run."""
 
@@ -116,6 +124,9 @@ class Telling(Struct, frozen=True):
     metrics: MetricRules | None = None
     alerts: AlertRules | None = None
     budgets: tuple[Watched, ...] = ()
+    sections: dict[str, Placed] = {}
+    version: str = ""  # of this gateway
+    price_version: str = ""  # of the price list
 
     @property
     def names(self) -> tuple[str, ...]:
