@@ -9,7 +9,19 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.core.telemetry import ids, messages, names
-from gateway.core.telemetry.spans import Event, Link, Place, Span, Value, Wishes, dollars, identity, kept
+from gateway.core.telemetry.spans import (
+    NAME_MOST,
+    Event,
+    Link,
+    Place,
+    Span,
+    Value,
+    Wishes,
+    clipped,
+    dollars,
+    identity,
+    kept,
+)
 from gateway.core.types import Asked, Attempt, Exchange, Usage
 
 WAIT_TOLD_S: Final = 0.1  # a shorter wait for a hold is no event
@@ -23,7 +35,7 @@ def call_spans(call: Exchange, place: Place, wishes: Wishes) -> list[Span]:
     proxy = wishes.role == "proxy" or operation is None
     error = names.error_type(call.outcome, call.reason, call.status, call.first_at is not None)
     attributes = _proxied(call, place, error) if proxy else _inferred(call, place, wishes, str(operation), error)
-    name = "POST" if proxy else f"{operation} {call.request_model}".strip()
+    name = "POST" if proxy else clipped(f"{operation} {call.request_model}".strip(), NAME_MOST)
     span = Span(
         name,
         "client",
@@ -61,7 +73,7 @@ def _foreign_trace(call: Exchange, place: Place) -> str | None:
 
 
 def _message(call: Exchange, error: str) -> str:
-    return f"{call.outcome}: {call.reason or error}"[:256]
+    return clipped(f"{call.outcome}: {call.reason or error}", NAME_MOST)
 
 
 # --------------------------------------------------------------------------- attributes

@@ -19,7 +19,7 @@ from gateway.core.types import NUSD, Exchange, Provider, Run
 MOST_ATTRIBUTES: Final = 128  # of one span: the SDK's own limit (contract, rule 13)
 MOST_BYTES: Final = 2_048  # of one value: Tempo's max_attribute_bytes
 MOST_CONTENT_BYTES: Final = 65_536  # of opted-in content
-MOST_EVENTS: Final = 64
+NAME_MOST: Final = 256  # bytes of a span's name, and of its status message
 MOST_ITEMS: Final = 32  # of a list
 
 Value = str | bool | int | float | tuple[str, ...]

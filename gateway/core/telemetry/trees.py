@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from gateway.core.telemetry import ids, names
 from gateway.core.telemetry.notes import Closed, Note
-from gateway.core.telemetry.spans import Event, Link, Place, Span, Value, dollars, identity, kept
+from gateway.core.telemetry.spans import NAME_MOST, Event, Link, Place, Span, Value, clipped, dollars, identity, kept
 from gateway.core.types import Run
 
 # Outcomes that a person should look at; `abandoned` and `completed` are no errors.
@@ -46,7 +46,7 @@ def tool_span(closed: Closed, place: Place, result: str | None = None) -> Span:
         names.ERROR_TYPE: names.TOOL_ERROR if failed else None,
     }
     return Span(
-        f"execute_tool {tool.name or 'unknown'}", "internal", place.trace_id,
+        clipped(f"execute_tool {tool.name or 'unknown'}", NAME_MOST), "internal", place.trace_id,
         ids.tool_id(place.run_key, tool.call_id, tool.position, tool.id), place.root_id,
         tool.asked_at, closed.at, kept(attributes), error="the tool failed" if failed else None,
     )  # fmt: skip
@@ -58,7 +58,7 @@ def root_span(run: Run, note: Note, place: Place, end: dict[str, Any], parent: P
     ended = run.ended_at if run.ended_at is not None else run.last_at
     links = () if parent is None else (Link(parent.trace_id, parent.root_id, {names.RUN_PARENT: parent.run_id}),)
     return Span(
-        f"invoke_agent {run.agent}" if run.agent else "invoke_agent",
+        clipped(f"invoke_agent {run.agent}", NAME_MOST) if run.agent else "invoke_agent",
         "internal",
         place.trace_id,
         place.root_id,
@@ -68,7 +68,7 @@ def root_span(run: Run, note: Note, place: Place, end: dict[str, Any], parent: P
         kept({**identity(place, "invoke_agent"), **_totals(run, note, end, parent), names.ERROR_TYPE: error}),
         events=(*(Event(name, at, said) for name, at, said in note.events), *_killed(run, ended)),
         links=links,
-        error=None if error is None else f"{run.outcome}: {run.reason or error}"[:256],
+        error=None if error is None else clipped(f"{run.outcome}: {run.reason or error}", NAME_MOST),
     )
 
 

@@ -161,6 +161,7 @@ def test_nothing_is_longer_than_backends_keep():
     told = {**FULL, "response_id": long, "request_model": long, "finish_reason": long, "reason": long}
     for span in call_spans(exchange("c1", 40, **told), PLACE, WISHES):
         assert len(span.attributes) <= MOST_ATTRIBUTES
+        assert len(span.name.encode()) <= 256 and len((span.error or "").encode()) <= 256
         for value in span.attributes.values():
             for text in (value,) if isinstance(value, str) else value if isinstance(value, tuple) else ():
                 assert len(text.encode()) <= MOST_BYTES
