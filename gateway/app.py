@@ -55,7 +55,7 @@ from gateway.edge.watch import LOOK_S, AuditWatch, StoreWatch
 from gateway.pipeline import Pipeline
 from gateway.reload import Reload
 from gateway.rules.budget import Budgets
-from gateway.stores.folder import folder_of
+from gateway.stores.folder import METRICS_FILE, folder_of
 from gateway.stores.sqlite import SqliteStore
 from gateway.stores.sqlite.inspect import Auditor
 from gateway.stores.sqlite.keep import Keeper
@@ -294,13 +294,15 @@ def _surface(settings: Settings) -> Surface:
     own = settings.admin_listener()
     token = settings.server.admin_token
     open_wide = own is not None and token is not None
+    told, folder = settings.telling(), folder_of(settings.ledger_path)
     return Surface(
         budgets=tuple(settings.budget_rules()),
         token=token,
         hosts=None if open_wide else LOOPBACK,
         tenants=tuple(key.name for key in settings.keys) if settings.keys_required else (),
-        alerts=folder_of(settings.ledger_path) / "alerts.sqlite3",
-        alert_rules=settings.telling().alerts,
+        alerts=folder / "alerts.sqlite3",
+        alert_rules=told.alerts,
+        metrics=folder / METRICS_FILE if told.metrics is not None else None,
     )
 
 
