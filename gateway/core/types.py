@@ -206,7 +206,7 @@ class Edits(Struct, frozen=True):
 # --------------------------------------------------------------------------- what came
 
 
-class Usage(Struct):
+class Usage(Struct, omit_defaults=True):
     """Tokens as the provider told them; None where the wire was silent. Totals include their parts."""
 
     input_tokens: int | None = None  # cached and cache-written parts included
@@ -258,7 +258,7 @@ CostSource = Literal[
 ]
 
 
-class Attempt(Struct):
+class Attempt(Struct, omit_defaults=True):
     """One upstream try; its reservation is `call_id/n`."""
 
     provider: str
@@ -283,8 +283,12 @@ class Limited(Struct, frozen=True, omit_defaults=True):
     resets_at: float | None = None
 
 
-class Exchange(Struct):
-    """One call from its first byte to its last: what the journal keeps and every projection reads."""
+class Exchange(Struct, omit_defaults=True):
+    """One call from its first byte to its last: what the journal keeps and every projection reads.
+
+    Written without what says nothing (`omit_defaults`, as all that the ledger writes by the thousand): less to spell,
+    to sum and to read. What is laid over another (an `amend`) must spell every field.
+    """
 
     call_id: str
     run: str  # run key: the id, or `key~id` where virtual keys give each tenant its own ids
@@ -407,7 +411,7 @@ class RunFacts(Struct, frozen=True):
     parent_span: str | None = None  # 16 hex: the span of the caller under which the run hangs
 
 
-class Run(Struct):
+class Run(Struct, omit_defaults=True):
     """A run as the ledger knows it at one instant (http.md section 4)."""
 
     key: str

@@ -173,7 +173,10 @@ def _tell(book: Book, now: float, hold: Hold, exchange: Exchange, findings: Sequ
         runs.note_latest(run, exchange, now)
     book.dirty.runs.add(run.key)
     book.dirty.holds.add(hold.id)
-    book.write(now, "amend" if hold.told else "call", hold.run, hold.call_id, exchange)
+    if hold.told:  # every field, also what is empty by now: it is laid over what was told before
+        book.write(now, "amend", hold.run, hold.call_id, msgspec.structs.asdict(exchange))
+    else:
+        book.write(now, "call", hold.run, hold.call_id, exchange)
     book.dirty.findings.extend(findings)
     hold.tally = tally
     hold.told = True

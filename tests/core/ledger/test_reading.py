@@ -31,3 +31,15 @@ def test_a_correction_does_not_replace_the_reason_of_its_call() -> None:
     call, correction = book.dirty.journal[-2:]
     found = laid_over(call.data, [correction.data])
     assert ("correct", "slow", 40) == (correction.kind, found.reason, found.cost_nusd)
+
+
+def test_what_is_better_known_takes_words_back() -> None:
+    """An amend spells every field, though a call leaves out what says nothing: a warning that is gone is gone."""
+    book = Book("i")
+    engine.reserve(book, 0.0, order("c1"))
+    settle.settle(book, 0.0, "c1/1", None, exchange("c1", None, "presumed", warning="lost", reason="gap"), ())
+    settle.settle(book, 1.0, "c1/1", None, exchange("c1", 40, estimated=False), ())
+    call, amend = book.dirty.journal[-2:]
+    found = laid_over(call.data, [amend.data])
+    assert ("amend", "", "", "ok", 40) == (amend.kind, found.warning, found.reason, found.outcome, found.cost_nusd)
+    assert len(call.data) < len(amend.data) and b"clamped" not in call.data

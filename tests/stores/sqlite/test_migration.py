@@ -64,11 +64,20 @@ def told(store: SqliteStore) -> dict[str, Any]:
         accounts = connection.execute(f"SELECT {COLUMNS} FROM account").fetchall()
     whole = {
         "accounts": {row[0]: list(row[1:]) for row in accounts},
-        "runs": msgspec.to_builtins({run.key: run for run, _ in runs}),
-        "calls": msgspec.to_builtins({run.key: reading.calls(run.key)[0] for run, _ in runs}),
+        "runs": spelled({run.key: run for run, _ in runs}),
+        "calls": spelled({run.key: reading.calls(run.key)[0] for run, _ in runs}),
         "entries": [[e.seq, e.at, e.kind, e.run, e.call_id] for e in reading.entries(0, limit=1000)],
     }
     return json.loads(json.dumps(whole))  # type: ignore[no-any-return]  # tuples are lists there
+
+
+def spelled(value: Any) -> Any:
+    """Plain values with every field of every struct, also those that a row leaves out."""
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.structs.asdict(value)
+    if isinstance(value, dict):
+        return {key: spelled(item) for key, item in value.items()}
+    return [spelled(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def fields_of(known: Any, found: Any) -> Any:
