@@ -61,13 +61,21 @@ class FairLock:
     @contextmanager
     def held(self, wait_s: float | None = None) -> Iterator[None]:
         """Holds it for the block. Raises OSError if it wasn't free within `wait_s` (None: the lock's own)."""
-        most = self.wait_s if wait_s is None else wait_s
-        if not self._at_once() and not self._in_time(most):
-            raise OSError(f"{self.file.name} was not free within {most:g} s: another process holds it")
+        self.take(wait_s)
         try:
             yield
         finally:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self.leave()
+
+    def take(self, wait_s: float | None = None) -> None:
+        """From now on it is held. Raises as `held`; whoever takes it leaves it, whatever happens."""
+        most = self.wait_s if wait_s is None else wait_s
+        if not self._at_once() and not self._in_time(most):
+            raise OSError(f"{self.file.name} was not free within {most:g} s: another process holds it")
+
+    def leave(self) -> None:
+        """Lets the next one in."""
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Lets the files go, at the latest when the errand that is under way has ended."""

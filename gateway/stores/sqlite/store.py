@@ -240,12 +240,13 @@ class SqliteStore(Desk):
         patience = LOOK_S if self._line.parked else MORE_CHORES_S if self._more else SWEEP_S
         with suppress(queue.Empty):
             op = self._inbox.get(timeout=patience)
-            self._pause.wait(GATHER_S if self._busy else 0)
+            if self._busy:
+                self._pause.wait(GATHER_S)
             while op is not None:
                 ops.append(op)
-                if len(ops) == BATCH_MOST:
+                if len(ops) == BATCH_MOST or self._inbox.empty():  # nobody else takes from it
                     return ops, True
-                op = self._inbox.get_nowait()
+                op = self._inbox.get()
             return ops, False
         return ops, True
 
@@ -293,7 +294,9 @@ class SqliteStore(Desk):
         return True
 
     def _commit(self, ops: list[Op], done: list[tuple[Any, Any]]) -> None:
-        with self._transaction():
+        with self._pen.transaction():
+            if self._pen.news:
+                self._catch_up()
             now = self._tick()
             if abs(now - self._renewed_at) >= RENEW_S:
                 self._renew(now)
