@@ -136,6 +136,14 @@ class Dirty(Struct):
         return bool(self.accounts or self.holds or self.runs or self.rows or self.journal or self.findings)
 
 
+Indexed = tuple[str, str | None, str | None, str | None]
+
+
+def indexed_of(run: Run) -> Indexed:
+    """What of a run is looked for by more than its key, and seldom changes."""
+    return run.state, run.parent, run.agent, run.user
+
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -147,6 +155,7 @@ class Book:
         self.accounts: dict[str, Account] = {}
         self.holds: dict[str, Hold] = {}
         self.runs: dict[str, Run] = {}
+        self.indexed: dict[str, Indexed] = {}  # of runs: what the shelf has in its indexes
         self.shelf: Shelf = shelf or BookShelf(self)
         self.absent: set[str] = set()  # holds that the shelf is known not to have, as long as nobody else may write
         self.line = line or Line()
@@ -177,8 +186,13 @@ class Book:
         if found is None:
             found = self.shelf.run(key)
             if found is not None:
-                self.runs[key] = found
+                self.keep_run(found)
         return found
+
+    def keep_run(self, run: Run) -> None:
+        """Takes a run in mind as it stands on the shelf."""
+        self.runs[run.key] = run
+        self.indexed[run.key] = indexed_of(run)
 
     def write(self, at: float, kind: str, run: str, call_id: str | None, data: object) -> None:
         """Appends to the journal. Encoded at once: the caller's object may change later."""
@@ -211,12 +225,14 @@ class Book:
             self.marks.clear()
         if len(self.runs) > most:
             self.runs.clear()
+            self.indexed.clear()
 
     def drop(self) -> None:
         """Forgets all rows (they stand on the shelf) and whatever was changed but not written."""
         self.accounts.clear()
         self.holds.clear()
         self.runs.clear()
+        self.indexed.clear()
         self.absent.clear()
         self.dirty = Dirty()
         self.answers = []

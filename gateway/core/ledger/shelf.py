@@ -6,7 +6,7 @@ connection (a `query` function comes in), what the rows mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -19,9 +19,10 @@ from gateway.core.types import Exchange, Order, Run
 
 Query = Callable[[str, Sequence[Any]], list[Any]]
 
-_MANY_HOLDS: Final = "SELECT data FROM reservation WHERE id IN (SELECT value FROM json_each(CAST(? AS TEXT)))"
-_MANY_ACCOUNTS: Final = "SELECT * FROM account WHERE name IN (SELECT value FROM json_each(CAST(? AS TEXT)))"
-_MANY_RUNS: Final = "SELECT data FROM run WHERE key IN (SELECT value FROM json_each(CAST(? AS TEXT)))"
+# A join takes the names one by one; `IN (SELECT ...)` would sort them into a table first.
+_MANY_HOLDS: Final = "SELECT h.data FROM json_each(?) name CROSS JOIN reservation h ON h.id = name.value"
+_MANY_ACCOUNTS: Final = "SELECT a.* FROM json_each(?) name CROSS JOIN account a ON a.name = name.value"
+_MANY_RUNS: Final = "SELECT r.data FROM json_each(?) name CROSS JOIN run r ON r.key = name.value"
 _SOME_ACTIVE: Final = "SELECT key, last_at FROM run WHERE state = 'active' AND key > ? ORDER BY key LIMIT ?"
 IDLE_LOOK: Final = 2_000  # active runs that one sweep looks at
 _BY_ID: Final = (engine.adjust, settle.void, settle.presume)  # acts whose first argument is a hold's id
@@ -38,35 +39,50 @@ class SqlShelf:
 
     def prefetch(self, book: Book, ops: Iterable[Op], orders: Iterable[Order] = ()) -> None:
         """Reads in three questions what these operations, and orders that wait, will ask for one by one."""
-        placed = [op.args[0] for op in ops if op.act is engine.reserve]
-        ended = [hold_id for op in ops for hold_id in _holds_of(op)]
-        self._fetch_holds(book, [*[order.id for order in placed], *ended])
+        asked: list[Order] = []
+        ended: list[str] = []
+        for op in ops:
+            if op.act is engine.reserve:
+                asked.append(op.args[0])
+            else:
+                ended.extend(_holds_of(op))
+        self._fetch_holds(book, [*[order.id for order in asked], *ended])
         holds = [book.holds[hold_id] for hold_id in ended if hold_id in book.holds]
-        asked = [*placed, *orders]
-        self._fetch_accounts(book, {name for order in asked for name in _accounts_of(book, order)}.union(
-            name for hold in holds for name, _ in hold.accounts
-        ))  # fmt: skip
-        keys = {key for hold in holds for key in _above(hold)}.union(key for order in asked for key in _runs_of(order))
-        self._fetch_runs(book, [key for key in keys if key not in book.runs])
+        asked.extend(orders)
+        self._fetch_accounts(book, asked, holds)
+        self._fetch_runs(book, asked, holds)
 
     def _fetch_holds(self, book: Book, ids: Sequence[str]) -> None:
-        wanted = [hold_id for hold_id in ids if hold_id not in book.holds]
-        for (data,) in self._query(_MANY_HOLDS, (_encode_json(wanted),)) if wanted else ():
-            hold = hold_from(data)
-            book.holds[hold.id] = hold
-        book.absent = set(wanted).difference(book.holds)
+        wanted = {hold_id for hold_id in ids if hold_id not in book.holds}
+        if wanted:
+            for (data,) in self._rows(_MANY_HOLDS, wanted):
+                hold = hold_from(data)
+                book.holds[hold.id] = hold
+        book.absent = {hold_id for hold_id in wanted if hold_id not in book.holds}
 
-    def _fetch_accounts(self, book: Book, names: Iterable[str]) -> None:
-        wanted = [name for name in names if name not in book.accounts]
-        for row in self._query(_MANY_ACCOUNTS, (_encode_json(wanted),)) if wanted else ():
-            book.accounts[row[0]] = account_from(row)
-        for name in wanted:
-            book.accounts.setdefault(name, Account(name))
+    def _fetch_accounts(self, book: Book, orders: Sequence[Order], holds: Sequence[Hold]) -> None:
+        known = book.accounts
+        wanted = {name for order in orders for name in _accounts_of(book, order) if name not in known}
+        wanted.update([name for hold in holds for name, _ in hold.accounts if name not in known])
+        if wanted:
+            for row in self._rows(_MANY_ACCOUNTS, wanted):
+                known[row[0]] = account_from(row)
+            for name in wanted:
+                if name not in known:
+                    known[name] = Account(name)
 
-    def _fetch_runs(self, book: Book, keys: Sequence[str]) -> None:
-        for (data,) in self._query(_MANY_RUNS, (_encode_json(keys),)) if len(keys) > 1 else ():
-            run = run_from(data)
-            book.runs[run.key] = run
+    def _fetch_runs(self, book: Book, orders: Sequence[Order], holds: Sequence[Hold]) -> None:
+        known = book.runs
+        wanted = {key for order in orders for key in _runs_of(order) if key not in known}
+        wanted.update([hold.run for hold in holds if hold.run not in known])
+        for hold in holds:
+            wanted.update([key for key in _above(hold) if key not in known])
+        if len(wanted) > 1:
+            for (data,) in self._rows(_MANY_RUNS, wanted):
+                book.keep_run(run_from(data))
+
+    def _rows(self, sql: str, wanted: Collection[str]) -> list[Any]:
+        return self._query(sql, (_encode_json(wanted).decode(),))
 
     def account(self, name: str, /) -> Account | None:
         rows = self._query("SELECT * FROM account WHERE name = ?", (name,))
@@ -142,10 +158,10 @@ def _accounts_of(book: Book, order: Order) -> Iterable[str]:
 
 
 def _above(hold: Hold) -> Iterable[str]:
-    """The run of a hold and those above it, as far as it is charged there."""
-    yield hold.run
+    """Runs above that of a hold, as far as it is charged there."""
+    own = names.spell("run", hold.run, "")
     for name, _ in hold.accounts:
-        if name.startswith("run/"):
+        if name.startswith("run/") and not name.startswith(own):
             yield names.read(name).owner
 
 

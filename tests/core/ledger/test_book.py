@@ -94,8 +94,11 @@ def test_rows_at_rest_are_let_go_first() -> None:
     book.accounts = {f"a{n}": Account(f"a{n}") for n in range(20)}
     book.trim(30)
     assert (21, 20) == (len(book.holds), len(book.accounts))
+    for n in range(20):
+        book.keep_run(Run(f"r{n}", f"r{n}"))
     book.trim(10)
     assert (["open/1"], {}) == (list(book.holds), book.accounts)
+    assert ({}, {}) == (book.runs, book.indexed)
 
 
 def test_thresholds_are_not_remembered_for_ever() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 
+import msgspec
 import pytest
 
-from gateway.core.ledger import engine, schema, settle
+from gateway.core.ledger import engine, runs, schema, settle
 from gateway.core.ledger.book import Book
-from gateway.core.types import Finding
+from gateway.core.types import Finding, Run
 from tests.ledgers import charge, exchange, order
 
 
@@ -46,14 +47,58 @@ def test_values_come_back_as_they_went_in(calls: int) -> None:
     assert book.accounts == accounts
     holds = [schema.hold_from(row[0]) for row in connection.execute("SELECT data FROM reservation ORDER BY id")]
     assert list(book.holds.values()) == holds
-    runs = {row[0]: schema.run_from(row[1]) for row in connection.execute("SELECT key, data FROM run")}
-    assert book.runs == runs
+    found = {row[0]: schema.run_from(row[1]) for row in connection.execute("SELECT key, data FROM run")}
+    assert book.runs == found
     entries = [schema.entry_from(row) for row in connection.execute("SELECT * FROM journal ORDER BY seq")]
     assert [f"c{n:04}" for n in range(calls)] == [entry.call_id for entry in entries if entry.kind == "call"]
     assert [calls, calls] == [
         connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("ledger", "finding")
     ]
     connection.close()
+
+
+def test_a_run_that_goes_on_is_written_beside_its_indexes() -> None:
+    """A call moves its counters only; what an index has of it is written when it changes, and again after a loss."""
+    book = Book("i")
+    connection = a_file()
+
+    def written() -> list[str]:
+        said = []
+        for sql, values in schema.statements_of(book, book.take_dirty()):
+            connection.execute(sql, values)
+            said.append(sql)
+        return [sql for sql in said if "INTO run" in sql]
+
+    def stands() -> object:
+        return connection.execute("SELECT state, agent, last_at, data FROM run").fetchone()
+
+    for number, indexed in enumerate([True, False, False]):
+        engine.reserve(book, float(number), order(f"c{number}"))
+        assert [indexed] == ["state =" in sql for sql in written()]
+    runs.end(book, 3.0, "R", "paused", None, None)
+    assert ["state =" in sql for sql in written()] == [True]
+    run = book.runs["R"]
+    assert (("paused", None, 2.0), run) == ((seen := stands())[:3], schema.run_from(seen[3]))  # type: ignore[index]
+    for told in (False, True):  # a batch was thrown away: who doesn't know what stands there writes all of it
+        connection.execute("UPDATE run SET agent = 'other'")
+        book.drop()
+        if told:
+            book.keep_run(run)
+        else:
+            book.runs["R"] = run
+        book.dirty.runs.add("R")
+        assert [not told] == ["state =" in sql for sql in written()]
+        assert ("other" if told else None) == stands()[1]  # type: ignore[index]
+    connection.close()
+
+
+def test_a_row_leaves_out_what_says_nothing_and_older_rows_are_read() -> None:
+    """A run that has done nothing is a few words; one with every field spelled is read the same."""
+    run = Run("R", "R", started_at=1.0, last_at=2.0, steps=3)
+    data = schema.run_row(run)[7]
+    assert len(data) < 80
+    whole = msgspec.msgpack.encode(msgspec.structs.asdict(run))
+    assert len(whole) > 300 and run == schema.run_from(whole) == schema.run_from(data)
 
 
 def test_the_file_itself_refuses_nonsense() -> None:

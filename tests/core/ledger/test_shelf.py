@@ -32,9 +32,9 @@ class Tables:
     def query(self, sql: str, values: Sequence[Any]) -> list[Any]:
         names = msgspec.json.decode(values[0])
         self.asked.append(sorted(names))
-        if "FROM account" in sql:
+        if " account " in sql:
             return [("run/P/nusd", 5, *[0] * 4, *[None] * 5, "", None)]
-        if "FROM run" in sql:
+        if " run " in sql:
             return [
                 schema.run_row(Run(key=key, id=key, tenant="", source="api", started_at=0, last_at=0))[7:]
                 for key in names
