@@ -24,6 +24,7 @@ _VERBS = {
     "kill": ("kill", "Stop a run, an agent, a user, or everything."),
     "resume": ("resume", "Let a stopped run, agent, user, or everything go on."),
     "budget": ("budget", "List budgets, or show and change the limit of a run."),
+    "alerts": ("alerts", "List alerts, mute or ack one, send a test to every channel."),
     "prices": ("prices", "Show the price list that calls are metered by, or compare with a provider's report."),
     "ledger": ("ledger", "Audit the ledger's file, back it up, correct what a call was charged."),
     "demo": ("demo", "Watch a runaway meet its limit: no key, no network, half a minute."),

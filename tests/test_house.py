@@ -35,6 +35,7 @@ TESTED_ELSEWHERE = {
     "gateway/core/ports.py": "protocols; tests/contracts/ runs their implementations",
     "gateway/core/parts.py": "what the walk is made of; tests/walking.py fills it for tests/test_pipeline*.py",
     "gateway/edge/api_models.py": "tests/edge/test_admin.py validates every answer against them",
+    "gateway/edge/api_alert_models.py": "tests/edge/test_api_alerts.py validates every answer against them",
     "gateway/edge/api_routes.py": "tests/edge/test_admin.py walks the table",
     "gateway/edge/api_door.py": "tests/edge/test_admin.py knocks",
     "gateway/edge/api_reads.py": "tests/edge/test_admin.py reads through it",

@@ -11,7 +11,8 @@ import asyncio
 import importlib.metadata
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from aiohttp import web
 from msgspec import Struct, structs
@@ -22,9 +23,13 @@ from gateway.core.ledger import names
 from gateway.core.ports import Clock, Reading, Store
 from gateway.core.refusal import rfc3339, usd
 from gateway.core.secret import Secret
+from gateway.core.telemetry.settings import AlertRules
 from gateway.core.types import Run, RunFacts
+from gateway.edge import api_alert_models as a
 from gateway.edge import api_models as m
 from gateway.edge import api_views as views
+from gateway.edge import exposed
+from gateway.edge.api_alerts import AlertBook, tried
 from gateway.edge.api_budgets import Books
 from gateway.edge.api_door import HEADERS, Asked, Door, Wrong, reply, run_filter
 from gateway.edge.api_events import Feed
@@ -57,6 +62,9 @@ class Surface(Struct, frozen=True):
     token: Secret | None = None
     hosts: frozenset[str] | None = None  # names that a request's Host may have (api_door.LOOPBACK); None: any, by token
     tenants: tuple[str, ...] = ()  # names of the virtual keys where each has run ids of its own
+    alerts: Path | None = None  # the notebook of the process that sends alerts
+    alert_rules: AlertRules | None = None  # None: nobody is told
+    metrics: Path | None = None  # what the process of the projections renders
 
 
 class Control:
@@ -71,6 +79,7 @@ class Control:
         self._clock = clock
         self._tasks = tasks
         self._feed = Feed(self._reads)
+        self._trying = False
         self.adopt(surface)
         self._verbs: dict[str, Callable[[Asked], Awaitable[web.StreamResponse]]] = {
             route.verb: getattr(self, f"_{route.verb}") for route in ROUTES
@@ -84,6 +93,7 @@ class Control:
         self._door = Door(surface.token, surface.hosts)
         self._tops = views.ceilings(surface.budgets)
         self._books = Books(surface.budgets)
+        self._alert_book = AlertBook(surface.alerts)
 
     @staticmethod
     def owns(path: str) -> bool:
@@ -169,9 +179,17 @@ class Control:
         after = str(end) if end < len(items) else None
         return reply(m.BudgetPage.model_construct(items=items[begin:end], next_cursor=after))
 
+    async def _alerts(self, asked: Asked) -> web.StreamResponse:
+        book, now, limit, cursor = self._alert_book, self._clock.now(), asked.limit, asked.cursor
+        return reply(await self._reads.ask(lambda reading: book.page(reading, now, limit, cursor)))
+
     async def _openapi(self, _asked: Asked) -> web.StreamResponse:
         body = json.dumps(describe(importlib.metadata.version("meterbox")))
         return web.Response(text=body, content_type="application/json", headers=HEADERS)
+
+    async def _metrics(self, _asked: Asked) -> web.StreamResponse:
+        body, headers = await asyncio.to_thread(exposed.page, self._surface.metrics, self._clock.now())
+        return web.Response(body=body, headers=headers)
 
     async def _livez(self, _asked: Asked) -> web.StreamResponse:
         return reply(m.Health(status="alive"))
@@ -263,6 +281,31 @@ class Control:
         now = self._clock.now()
         await self._store.note(kind, run.key, asked.body.model_dump(mode="json", exclude_none=True), now)
         return reply(m.Noted(run_id=run.id, at=rfc3339(now)))
+
+    async def _mute(self, asked: Asked) -> web.StreamResponse:
+        return await self._note_alert(asked, "mute", {"until": asked.body.until})
+
+    async def _ack(self, asked: Asked) -> web.StreamResponse:
+        return await self._note_alert(asked, "ack", {})
+
+    async def _note_alert(self, asked: Asked, kind: str, data: dict[str, Any]) -> web.StreamResponse:
+        book = self._alert_book
+        if not await self._reads.ask(lambda _: book.knows(asked.id)):
+            raise Wrong(404, "not_found", f"There is no alert {asked.id[:128]!r}; GET /api/alerts lists all.")
+        now = self._clock.now()
+        await self._store.note(kind, "", {"alert_id": asked.id, **data}, now)
+        return reply(a.AlertNoted(alert_id=asked.id, at=rfc3339(now)))
+
+    async def _try_alerts(self, _asked: Asked) -> web.StreamResponse:
+        if self._trying:
+            raise Wrong(
+                503, "overloaded", "A test is under way; its answer comes within seconds.", {"Retry-After": "5"}
+            )
+        self._trying = True
+        try:
+            return reply(await tried(self._surface.alert_rules, self._clock))
+        finally:
+            self._trying = False
 
     async def _kill_switch(self, asked: Asked) -> web.StreamResponse:
         body: m.KillSwitch = asked.body

@@ -13,6 +13,7 @@ from msgspec import Struct
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from gateway.edge import api_alert_models as a
 from gateway.edge import api_models as m
 
 
@@ -55,7 +56,12 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/api/kill", "kill_switch", "Stops all, an agent or a user", m.Switched, m.KillSwitch),
     Route("POST", "/api/resume", "resume_switch", "Admits new runs again", m.Switched, m.Target),
     Route("GET", "/api/budgets", "budgets", "Accounts of every budget", m.BudgetPage, query=("run", "key", *PAGED)),
+    Route("GET", "/api/alerts", "alerts", "Alerts, the latest first", a.AlertPage, query=PAGED),
+    Route("POST", "/api/alerts/test", "try_alerts", "Sends a test to every channel", a.Trials, m.Nothing),
+    Route("POST", "/api/alerts/{id}/mute", "mute", "Nothing is told of it until then", a.AlertNoted, a.Mute),
+    Route("POST", "/api/alerts/{id}/ack", "ack", "Somebody has it: no repeats", a.AlertNoted, m.Nothing),
     Route("GET", "/api/openapi.json", "openapi", "This description"),
+    Route("GET", "/metrics", "metrics", "Everything that is counted, as OpenMetrics text"),
     Route("GET", "/livez", "livez", "200 while the process answers", m.Health, open=True),
     Route("GET", "/readyz", "readyz", "200 once calls are served", m.Health, open=True),
 )
@@ -145,8 +151,8 @@ def _operation(route: Route) -> dict[str, Any]:
 def _content(route: Route) -> dict[str, Any]:
     if route.gives is not None:
         return _json(route.gives)
-    kind = "text/event-stream" if route.verb == "events" else "application/json"
-    return {kind: {"schema": {}}}
+    kinds = {"events": "text/event-stream", "metrics": "application/openmetrics-text"}
+    return {kinds.get(route.verb, "application/json"): {"schema": {}}}
 
 
 def _json(model: type[BaseModel]) -> dict[str, Any]:

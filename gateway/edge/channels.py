@@ -29,7 +29,7 @@ from gateway.edge.resolver import may_connect
 
 LIMIT_S: Final = 5.0  # security.md, webhooks; the look-up has the system's own limit
 MOST_READ_BYTES: Final = 64 << 10
-_TYPES: Final = {"critical": "failure", "warn": "warning", "info": "info"}
+_TYPES: Final = {"critical": "failure", "warning": "warning", "info": "info"}
 
 Lookup = Callable[[str, int], Sequence[str]]
 
@@ -38,7 +38,7 @@ def senders(rules: AlertRules, clock: Clock) -> list[Sender]:
     """The channels that are configured. Raises ConfigError where one can't be used."""
     made: list[Sender] = []
     for channel in rules.channels:
-        made.append(Webhook(channel, rules.hosts, clock) if channel.webhook else Service(channel))
+        made.append(Webhook(channel, rules.hosts, clock) if channel.webhook else Messenger(channel))
     return made
 
 
@@ -149,7 +149,7 @@ def _abort(open_now: list[socket.socket]) -> None:
 # --------------------------------------------------------------------------- everything else
 
 
-class Service:
+class Messenger:
     """A service that apprise knows. Implements outbox.Sender."""
 
     def __init__(self, channel: Channel) -> None:

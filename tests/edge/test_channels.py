@@ -18,13 +18,13 @@ from gateway.core.errors import ConfigError, UpstreamFailed
 from gateway.core.telemetry.episodes import Message
 from gateway.core.telemetry.settings import AlertRules, Channel
 from gateway.core.telemetry.webhook import trial
-from gateway.edge.channels import Service, Webhook, senders
+from gateway.edge.channels import Messenger, Webhook, senders
 from gateway.edge.clock import SystemClock
 from tests.receiver import SECRET, Receiver, receiving, verified
 
 CLOCK = SystemClock()
 MESSAGE = Message(
-    "msg_1", "al_1", "run_stopped", "warn", {"run_id": "R"},
+    "msg_1", "al_1", "run_stopped", "warning", {"run_id": "R"},
     {"summary": "Run R was killed.", "stop": "meterbox kill R", "look": "meterbox runs show R",
      "mute": "meterbox alerts mute al_1"},
     "firing", 1.0, None, 1.0,
@@ -214,9 +214,9 @@ class receiving_over:
 # --------------------------------------------------------------------------- apprise
 
 
-def service(url: str) -> Service:
+def service(url: str) -> Messenger:
     """A channel of apprise's."""
-    return Service(Channel("team", url))
+    return Messenger(Channel("team", url))
 
 
 def test_apprise_tells_title_sentence_and_commands(receiver):

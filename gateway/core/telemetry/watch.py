@@ -158,7 +158,7 @@ class Watch:
         refused = (found.facts["refused"] if found is not None else 0) + (call.outcome == "refused")
         facts = {**self._who(call.run), "passed": passed, "refused": refused}
         labels = {"provider": call.provider, "model": _model(call)}
-        seen = Seen("price_unknown", about, "warn", at, labels, facts, passed, FLOOR)
+        seen = Seen("price_unknown", about, "warning", at, labels, facts, passed, FLOOR)
         self._episodes.see(seen, quiet)
 
     def _burn(self, change: Change, quiet: bool) -> None:
@@ -211,7 +211,7 @@ class Watch:
         elif whom.kind == "agent":
             labels["agent"] = whom.owner
         about = f"{budget}/{account}/{spelled}"
-        severity = "critical" if facts["permille"] >= 1000 else "warn"
+        severity = "critical" if facts["permille"] >= 1000 else "warning"
         self._episodes.see(Seen("budget_threshold", about, severity, entry.at, labels, facts, data["spent"]), quiet)
         self._hush(budget, account)
 
@@ -278,7 +278,7 @@ class Watch:
                 facts = {"behind": state.behind, "seconds": int(behind_s), "error": state.last_error}
                 labels = {"kind": name}
                 self._episodes.see(
-                    Seen("telemetry_backlog", name, "warn", now, labels, facts, state.behind, 10 * FLOOR)
+                    Seen("telemetry_backlog", name, "warning", now, labels, facts, state.behind, 10 * FLOOR)
                 )
 
     # ----------------------------------------------------------------------- runs
@@ -286,7 +286,7 @@ class Watch:
     def _see_run(
         self, alertname: str, run: str, at: float, facts: dict[str, Any], quiet: bool, amount: int = 0
     ) -> None:
-        severity = "critical" if alertname == "burn_rate" else "warn"
+        severity = "critical" if alertname == "burn_rate" else "warning"
         seen = Seen(alertname, run, severity, at, self._labels(run), {**self._who(run), **facts}, amount)
         self._episodes.see(seen, quiet)
 

@@ -10,7 +10,7 @@ from gateway.core.telemetry.outbox import GIVE_UP_S, LONGEST_S, MOST_ROWS, Outbo
 
 def message(number: int = 1, alert: str = "al_1", alertname: str = "burn_rate", at: float = 100.0) -> Message:
     """One message."""
-    return Message(f"msg_{alert}_{number}", alert, alertname, "warn", {}, {"summary": "s"}, "firing", at, None, at)
+    return Message(f"msg_{alert}_{number}", alert, alertname, "warning", {}, {"summary": "s"}, "firing", at, None, at)
 
 
 def put(outbox: Outbox, one: Message, at: float = 100.0) -> list[tuple[str, int]]:

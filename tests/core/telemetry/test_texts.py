@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ LABELS = {"provider": "openai", "model": "gpt-x", "kind": "otlp-langfuse"}
 def episode(alertname: str, labels: dict[str, str] | None = None, **facts: Any) -> Episode:
     """An episode as the watch would have made it."""
     known = {**FACTS[alertname], **facts}
-    return Episode("al_1", f"{alertname}/x", alertname, "warn", labels or LABELS, known, AT - 600, AT)
+    return Episode("al_1", f"{alertname}/x", alertname, "warning", labels or LABELS, known, AT - 600, AT)
 
 
 def test_every_alert_has_its_words():
@@ -73,6 +74,15 @@ def test_every_alert_has_its_words():
 def test_sentences(alertname, facts, said):
     """As a person reads them."""
     assert said == texts.summary(episode(alertname, **facts))
+
+
+def test_the_page_shows_each_alert_as_it_comes():
+    """docs/alerts.md names every alert, with the very sentence that is sent, and its runbook."""
+    page = (Path(__file__).parents[3] / "docs/alerts.md").read_text(encoding="utf-8")
+    for alertname in FACTS:
+        facts = {"passed": 0} if alertname == "price_unknown" else {}
+        assert f"`{texts.summary(episode(alertname, **facts))}`" in page, alertname
+        assert f"- [{alertname}](runbooks/" in page
 
 
 @pytest.mark.parametrize(

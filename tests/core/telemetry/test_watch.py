@@ -89,7 +89,7 @@ async def test_each_threshold_is_told_once_and_the_window_ends_it():
     assert [] == house.sweep()
     labels = [one.labels for one in house.episodes.open.values()]
     assert {"budget": "each", "threshold": "0.5", "agent": "ann"} == labels[0]
-    assert ["warn", "warn", "critical"] == [one.severity for one in house.episodes.open.values()]
+    assert ["warning", "warning", "critical"] == [one.severity for one in house.episodes.open.values()]
     said = house.sweep(86_400)
     assert ["resolved"] * 3 == [status for status, _ in said]
     assert "Over: Agent ann used $10.00 of $10.00 of budget each; its window has ended." == said[0][1]

@@ -15,7 +15,7 @@ from gateway.core.telemetry.episodes import Message
 
 AT = 1_614_265_330.0
 MESSAGE = Message(
-    "msg_p5jXN8AQM9LWM0D4loKWxJek", "al_1", "run_stopped", "warn", {"run_id": "R", "agent": "ann"},
+    "msg_p5jXN8AQM9LWM0D4loKWxJek", "al_1", "run_stopped", "warning", {"run_id": "R", "agent": "ann"},
     {"summary": "Run R was killed after $4.10.", "mute": "meterbox alerts mute al_1"}, "firing", AT, None, AT,
 )  # fmt: skip
 
@@ -32,7 +32,7 @@ def test_the_body_is_alertmanagers_version_4():
     )
     (alert,) = said["alerts"]
     assert {"status", "labels", "annotations", "startsAt", "endsAt", "generatorURL", "fingerprint"} == set(alert)
-    assert {"alertname": "run_stopped", "severity": "warn", "run_id": "R", "agent": "ann"} == alert["labels"]
+    assert {"alertname": "run_stopped", "severity": "warning", "run_id": "R", "agent": "ann"} == alert["labels"]
     assert alert["labels"] == said["commonLabels"]
     assert MESSAGE.annotations == alert["annotations"] == said["commonAnnotations"]
     assert ("2021-02-25T15:02:10Z", "0001-01-01T00:00:00Z") == (alert["startsAt"], alert["endsAt"])
