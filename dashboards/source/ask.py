@@ -19,7 +19,9 @@ AGENTS: Final = 'agent=~"$agent"'
 ROUTES: Final = 'provider=~"$provider",model=~"$model"'
 # Histograms name four agents and four models at most; the rest is `other`, and is shown as that.
 ENDED: Final = 'agent=~"$agent|other"'
-WIRE: Final = 'gen_ai_provider_name=~"$provider|other",gen_ai_request_model=~"$model|other"'
+# The standard names have the conventions' word for a provider (azure.ai.openai), the filter has the section's: only the
+# model narrows these down.
+WIRE: Final = 'gen_ai_request_model=~"$model|other"'
 CORRECTED: Final = "meterbox_cost_corrected_usd_total"
 
 RANGE: Final = "$__range"

@@ -71,7 +71,7 @@ def build() -> Board:
             size=(6, 4),
         ),
     )
-    board.row("Is it slow?")
+    board.row("Is it slow? (by the names of the conventions: filtered by model only)")
     board.show(
         graph(
             "How long until the first token, by model?",
