@@ -15,6 +15,7 @@ from gateway.core.types import (
     Balance,
     Call,
     Charge,
+    Content,
     Denied,
     Edits,
     Entry,
@@ -203,6 +204,11 @@ class Store(Protocol):
 
     async def note(self, kind: str, run: str, data: dict[str, Any], at: float) -> None:
         """A journal entry that moves no money (transition, feedback)."""
+        ...
+
+    def remember(self, content: Content, lost: Callable[[], None]) -> None:
+        """Hands in what was captured of a call; from any thread, and nobody waits. `lost` is called, on any thread,
+        where it could not be written."""
         ...
 
     def failed(self) -> str | None:
@@ -411,6 +417,11 @@ class Reading(Protocol):
 
     def call_before(self, run: str, call_id: str, seq: int) -> Exchange | None:
         """A call as it was known before this entry of the journal; None where it is not in the journal."""
+        ...
+
+    def content(self, call_id: str, run: str) -> dict[str, Any] | None:
+        """What was captured of a call: {"system": [part], "input": [message], "output": [message], "tools":
+        [definition], "truncated": bool, "rules": version of the redaction}; None where nothing was, or not yet."""
         ...
 
     def ends(self) -> tuple[int, int]:

@@ -322,7 +322,7 @@ class Exchange(Struct, omit_defaults=True):
     tools: tuple[str, ...] = ()
     findings: list[dict[str, Any]] = field(default_factory=list)
     warning: str = ""
-    content: Any = None  # room for captured messages; nothing is kept yet
+    content: Any = None  # True: its messages are captured, an entry `content` follows; a reader lays them here
     reserve_s: float = 0.0  # from the order to the grant; the wait in line is in it
     limited: Limited | None = None  # which limit refused it
     asked: Asked | None = None
@@ -515,6 +515,23 @@ class Finding(Struct, frozen=True):
     at: float
 
 
+class Content(Struct, frozen=True):
+    """What was captured of a call, redacted: hashes in order, and the texts (JSON) of those not written down before.
+
+    system: lists of parts; input, output: messages; tools: definitions. truncated: something is missing.
+    """
+
+    call_id: str
+    run: str
+    system: tuple[str, ...] = ()
+    input: tuple[str, ...] = ()
+    output: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    truncated: bool = False
+    rules: int = 0  # version of the rules by which it was redacted
+    texts: dict[str, str] = {}
+
+
 # --------------------------------------------------------------------------- verdicts
 
 
@@ -558,7 +575,7 @@ Verdict = Grant | Pending | Refusal
 
 EntryKind = Literal[
     "run", "call", "amend", "end", "kill", "resume", "limit", "threshold", "gate", "correct", "feedback", "transition",
-    "mute", "ack",
+    "mute", "ack", "content",
 ]  # fmt: skip
 
 

@@ -31,6 +31,7 @@ class MemoryStore(Desk):
         self.rows: list[Row] = []
         self.journal: list[Entry] = []
         self.findings: list[Finding] = []
+        self.texts: dict[str, str] = {}  # captured, by hash
         self._window = Window(self.book)
         self._now = now
         self._last = 0.0
@@ -53,6 +54,10 @@ class MemoryStore(Desk):
         self._do(Op(act, args, reply, kept))
         return reply
 
+    def put(self, op: Op) -> None:
+        """Carried out at once, on the one thread that this store knows."""
+        self._do(op)
+
     def forget(self, order_id: str) -> None:
         """The caller of a waiting order left."""
         self._do(Op(engine.forget, (order_id,), None, False))
@@ -63,7 +68,7 @@ class MemoryStore(Desk):
 
     def reading(self) -> BookReading:
         """The same book for readers."""
-        return BookReading(self.book, self.journal, self.findings)
+        return BookReading(self.book, self.journal, self.findings, self.texts)
 
     def audit(self) -> list[str]:
         """What is wrong with the balances; empty if nothing is."""
@@ -77,6 +82,7 @@ class MemoryStore(Desk):
         taken = self.book.take_dirty()
         self.rows.extend(taken.rows)
         self.findings.extend(taken.findings)
+        self.texts.update((text.hash, text.text) for text in taken.texts)
         for entry in taken.journal:
             number = len(self.journal) + 1
             self.journal.append(Entry(number, entry.at, entry.kind, entry.run, entry.call_id, entry.data))

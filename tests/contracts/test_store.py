@@ -15,7 +15,7 @@ import pytest
 
 from gateway.core.errors import StoreFailed
 from gateway.core.ports import Reading, RunFilter, Store
-from gateway.core.types import Balance, Denied, Exchange, Finding, Reservation, ToolCall, Usage
+from gateway.core.types import Balance, Content, Denied, Exchange, Finding, Reservation, ToolCall, Usage
 from gateway.core.windows import Calendar
 from gateway.stores.memory import MemoryStore
 from tests.fakes import FakeClock
@@ -756,3 +756,27 @@ async def test_a_reader_counts_active_runs_by_agent(store: AnyStore) -> None:
         await store.end_run(run, state, None, None, 0.0)
     assert {"x": 2, None: 1} == store.reading().active(100)
     assert 1 == sum(store.reading().active(1).values())
+
+
+# --------------------------------------------------------------------------- content
+
+
+async def test_what_was_captured_is_read_back_and_each_text_is_kept_once(store: AnyStore) -> None:
+    """`remember` writes an entry behind what was asked before; a text that is known need not come again."""
+    said = '{"role":"user","parts":[{"type":"text","content":"hi"}]}'
+    lost: list[int] = []
+    await spend(store, "c1", 3)
+    store.remember(Content("c1", "R", input=("m",), rules=1, texts={"m": said}), lambda: lost.append(1))
+    store.remember(Content("c2", "R", input=("m", "m"), truncated=True, texts={"m": said}), lambda: lost.append(1))
+    store.remember(Content("c3", "R", output=("m",)), lambda: lost.append(1))
+    await store.run("R")
+    reading = store.reading()
+    message = msgspec.json.decode(said)
+    nothing: dict[str, Any] = {"system": [], "input": [], "output": [], "tools": [], "truncated": False, "rules": 0}
+    assert {**nothing, "input": [message], "rules": 1} == reading.content("c1", "R")
+    assert {**nothing, "input": [message, message], "truncated": True} == reading.content("c2", "R")
+    assert {**nothing, "output": [message]} == reading.content("c3", "R")
+    assert [None, None] == [reading.content("c9", "R"), reading.content("c1", "another")]
+    kinds = [(entry.kind, entry.call_id) for entry in reading.entries(0) if entry.kind in ("call", "content")]
+    assert [("call", "c1"), ("content", "c1"), ("content", "c2"), ("content", "c3")] == kinds
+    assert [] == lost

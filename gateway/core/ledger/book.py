@@ -94,6 +94,15 @@ class Written(Struct, frozen=True):
     data: bytes
 
 
+class Text(Struct, frozen=True):
+    """A captured text: a message, a list of parts, a tool, as JSON."""
+
+    hash: str
+    first_call: str
+    at: float  # when it was named last, to the hour
+    text: str
+
+
 class Shelf(Protocol):
     """Where rows come from that the book has not in mind, and the questions that need them all."""
 
@@ -131,6 +140,7 @@ class Dirty(Struct):
     rows: list[Row] = field(default_factory=list)
     journal: list[Written] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    texts: list[Text] = field(default_factory=list)  # never without an entry of the journal
 
     def __bool__(self) -> bool:
         return bool(self.accounts or self.holds or self.runs or self.rows or self.journal or self.findings)

@@ -12,11 +12,12 @@ from copy import copy
 from typing import Any, TypeVar
 
 from gateway.core.errors import StoreFailed
-from gateway.core.ledger import control, engine, runs, settle
+from gateway.core.ledger import contents, control, engine, runs, settle
 from gateway.core.ledger.book import Book, whole
 from gateway.core.ledger.legible import legible_facts, legible_order
 from gateway.core.types import (
     Balance,
+    Content,
     Denied,
     Exchange,
     Finding,
@@ -130,6 +131,14 @@ class Desk:
     def failed(self) -> str | None:
         """Why admission is closed; None while the store works."""
         raise NotImplementedError
+
+    def put(self, op: Op) -> None:
+        """Queues an operation that nobody awaits, from any thread that the store allows."""
+        raise NotImplementedError
+
+    def remember(self, content: Content, lost: Callable[[], None]) -> None:
+        """See `ports.Store`. It isn't kept while the store fails: what is kept then is money."""
+        self.put(Op(contents.keep, (content,), contents.Receipt(lost), False))
 
     def place(self, order: Order) -> Awaitable[Reservation | Denied | engine.Waiting]:
         """Hands an order in; a store may let it stand aside for a moment with others that come (`company`)."""

@@ -7,11 +7,12 @@ What never enters: a connection (a `query` function comes in), HTTP, formatting 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from gateway.core.ledger import contents
 from gateway.core.ledger.book import HELD, Account, Book, Hold
 from gateway.core.ledger.schema import account_from, entry_from, hold_from, run_from
 from gateway.core.ports import OpenCall, RunFilter, Standing
@@ -31,6 +32,10 @@ _OPEN_CALLS: Final = (  # reservation_open begins with the run
 _ENDS: Final = (  # each by itself is one step down the tree, both in one SELECT would read all of it
     "SELECT coalesce((SELECT min(seq) FROM journal), 0), coalesce((SELECT max(seq) FROM journal), 0)"
 )
+_CONTENT: Final = (  # by journal_content
+    "SELECT data FROM journal WHERE kind = 'content' AND call_id = ? AND run = ? ORDER BY seq DESC LIMIT 1"
+)
+_TEXTS: Final = "SELECT hash, text FROM content WHERE hash IN (SELECT value FROM json_each(CAST(? AS TEXT)))"
 _ACTIVE: Final = (  # run_active holds the live ones only
     "SELECT agent, count(*) FROM (SELECT agent FROM run WHERE state = 'active' LIMIT ?) GROUP BY agent"
 )
@@ -137,6 +142,14 @@ class SqlReading:
         )
         return laid_over(rows[0][0], [row[0] for row in rows[1:]]) if rows else None
 
+    def content(self, call_id: str, run: str) -> dict[str, Any] | None:
+        """See `ports.Reading`."""
+        rows = self._query(_CONTENT, (call_id, run))
+        if not rows:
+            return None
+        texts = self._query(_TEXTS, (_encode_json(contents.named(rows[0][0])),))
+        return contents.told(rows[0][0], dict(texts))
+
     def ends(self) -> tuple[int, int]:
         """See `ports.Reading`."""
         rows = self._query(_ENDS, ())
@@ -180,7 +193,10 @@ class SqlReading:
 class BookReading:
     """Reading over a book that has everything in mind, and the journal that was written from it."""
 
-    def __init__(self, book: Book, journal: Sequence[Entry], findings: Sequence[Finding]) -> None:
+    def __init__(
+        self, book: Book, journal: Sequence[Entry], findings: Sequence[Finding], texts: Mapping[str, str] | None = None
+    ) -> None:
+        self._texts = {} if texts is None else texts
         self._book = book
         self._journal = journal
         self._findings = findings
@@ -244,6 +260,11 @@ class BookReading:
         mine = [e for e in self._journal if e.call_id == call_id and e.run == run and e.seq < seq]
         told = [e.data for e in mine if e.kind in {"call", "amend", "correct"}]
         return laid_over(told[0], told[1:]) if told else None
+
+    def content(self, call_id: str, run: str) -> dict[str, Any] | None:
+        """See `ports.Reading`."""
+        found = [e.data for e in self._journal if (e.kind, e.call_id, e.run) == (contents.KIND, call_id, run)]
+        return contents.told(found[-1], self._texts) if found else None
 
     def ends(self) -> tuple[int, int]:
         """See `ports.Reading`."""

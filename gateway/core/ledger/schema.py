@@ -5,7 +5,7 @@ file with a higher one is refused. Amounts are INTEGER nano-dollars (or the unit
 seconds; what is only ever read whole lies as msgpack in `data`. What never enters: a connection, a decision.
 
 Room for what comes: units and windows are part of an account's name; `instance` knows several processes; `content`
-takes captured messages (redacted, once per hash); a projection keeps its cursor in a file of its own.
+has captured messages (redacted, each once, by its text's hash); a projection keeps its cursor in a file of its own.
 """
 
 from __future__ import annotations
@@ -116,7 +116,13 @@ CREATE TABLE parked (
 # What was spent before the oldest row: one row of kind `carried` for an account. No other row is in this index.
 _THIRD: Final = "CREATE UNIQUE INDEX ledger_carried ON ledger (account) WHERE kind = 'carried'"
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SECOND, _THIRD)
+# What was captured: found by its call, forgotten by its age. Neither index has a row where nothing is captured.
+_FOURTH: Final = """
+CREATE INDEX journal_content ON journal (call_id) WHERE kind = 'content' AND call_id IS NOT NULL;
+CREATE INDEX content_at ON content (at);
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SECOND, _THIRD, _FOURTH)
 VERSION: Final = len(MIGRATIONS)
 
 PUT_META: Final = "INSERT OR REPLACE INTO meta VALUES ('last_now', ?)"
@@ -160,6 +166,7 @@ INTO_RUN_BESIDE: Final = (
 )
 INTO_JOURNAL: Final = ("INSERT INTO journal (at, kind, run, call_id, data) VALUES ", 5, "")
 INTO_FINDING: Final = ("INSERT OR IGNORE INTO finding VALUES ", 7, "")
+INTO_CONTENT: Final = ("INSERT INTO content VALUES ", 4, " ON CONFLICT (hash) DO UPDATE SET at = excluded.at")
 INTO_PARKED: Final = ("INSERT OR REPLACE INTO parked VALUES ", 4, "")
 _FROM_PARKED: Final = (
     "DELETE FROM parked WHERE instance = ? AND ticket IN (SELECT value FROM json_each(CAST(? AS TEXT)))"
@@ -243,6 +250,8 @@ def statements_of(book: Book, dirty: Dirty) -> Iterator[tuple[str, Sequence[Any]
         yield from _many(INTO_JOURNAL, [journal_row(entry) for entry in dirty.journal])
     if dirty.findings:
         yield from _many(INTO_FINDING, [finding_row(finding) for finding in dirty.findings])
+    if dirty.texts:
+        yield from _many(INTO_CONTENT, [msgspec.structs.astuple(text) for text in dirty.texts])
 
 
 def _run_statements(book: Book, runs: Sequence[Run]) -> Iterator[tuple[str, Sequence[Any]]]:

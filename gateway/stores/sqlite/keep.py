@@ -1,5 +1,7 @@
 """Forgetting: what is too old leaves the ledger in small chunks, and every balance stays explained (ADR 0009).
 
+What was captured of messages goes after SAID_S: a text when it was named last so long ago, and of its entry nothing
+stays but the number, so that who reads the journal late doesn't take it for a gap.
 Ended reservations go after HOLDS_S, journal entries and rows after ROWS_S; the rows of an account that go are added up
 in one row of kind `carried`, so that what was spent is still the sum of its rows. Accounts of windows that ended ROWS_S
 ago go once nothing but that sum explains them. Each chunk is one short transaction of the store's thread, begins with
@@ -19,6 +21,7 @@ import msgspec
 DAY_S: Final = 86_400.0
 HOLDS_S: Final = 40 * DAY_S  # a month's invoice is booked on its calls, and comes days after the month
 ROWS_S: Final = 90 * DAY_S
+SAID_S: Final = 7 * DAY_S
 CHUNK: Final = 500  # rows that one transaction looks at: a few milliseconds
 ASK_S: Final = 60.0  # between two questions whether anything is old
 
@@ -30,6 +33,9 @@ ANY_OLD: Final = """
 SELECT EXISTS (SELECT 1 FROM (SELECT deadline_at FROM reservation ORDER BY id LIMIT 1) WHERE deadline_at < :holds)
     OR EXISTS (SELECT 1 FROM (SELECT at FROM ledger WHERE seq >= 0 ORDER BY seq LIMIT 1) WHERE at < :rows)
     OR EXISTS (SELECT 1 FROM (SELECT at FROM journal ORDER BY seq LIMIT 1) WHERE at < :rows)
+    OR EXISTS (SELECT 1 FROM content WHERE at < :said)
+    OR EXISTS (SELECT 1 FROM (SELECT at FROM journal WHERE kind = 'content' AND call_id > '' ORDER BY call_id LIMIT 1)
+               WHERE at < :said)
     OR (:day > coalesce((SELECT value FROM meta WHERE name = 'walked_at'), 0)
         AND EXISTS (SELECT 1 FROM (SELECT started_at FROM run ORDER BY started_at LIMIT 1) WHERE started_at < :rows))
 """
@@ -57,6 +63,12 @@ DROP_ROWS: Final = f"DELETE FROM ledger WHERE {_LOOSE}"  # noqa: S608 - constant
 NEXT_ENTRIES: Final = "SELECT seq, at FROM journal WHERE seq > ? ORDER BY seq LIMIT ?"
 DROP_ENTRIES: Final = "DELETE FROM journal WHERE seq > ? AND seq <= ? AND at < ?"
 
+DROP_TEXTS: Final = "DELETE FROM content WHERE hash IN (SELECT hash FROM content WHERE at < ? ORDER BY at LIMIT ?)"
+NEXT_SAID: Final = "SELECT call_id, at FROM journal WHERE kind = 'content' AND call_id > ? ORDER BY call_id LIMIT ?"
+EMPTY_SAID: Final = (  # an empty map in msgpack
+    "UPDATE journal SET call_id = NULL, data = x'80' WHERE kind = 'content' AND call_id > ? AND call_id <= ? AND at < ?"
+)
+
 NEXT_ACCOUNTS: Final = "SELECT name FROM account WHERE name > ? AND name < ? ORDER BY name LIMIT ?"
 # What was never written down, or only in rows that are still there, makes an account stay: I3.
 SPENT_OUT: Final = """
@@ -83,8 +95,10 @@ class Keeper:
         self._hold = ""
         self._row = -1  # below the first ordinary row, above the carried ones
         self._entry = 0
+        self._said = ""
         self._range, self._account = 0, ""
-        self._steps = [self._holds, self._rows, self._entries, self._accounts]  # rows wait for their reservations
+        # rows wait for their reservations
+        self._steps = [self._texts, self._contents, self._holds, self._rows, self._entries, self._accounts]
 
     def chore(self, execute: Execute, now: float) -> bool:
         """Forgets at most one chunk, in the caller's transaction. True: there may be more."""
@@ -92,7 +106,7 @@ class Keeper:
             if abs(now - self._asked_at) < ASK_S:
                 return False
             self._asked_at = now
-            asked = {"holds": now - HOLDS_S, "rows": now - ROWS_S, "day": now - DAY_S}
+            asked = {"holds": now - HOLDS_S, "rows": now - ROWS_S, "day": now - DAY_S, "said": now - SAID_S}
             self._busy = bool(execute(ANY_OLD, asked).fetchone()[0])  # type: ignore[arg-type]  # named values
             self._begin()
             return self._busy
@@ -102,6 +116,18 @@ class Keeper:
             self._steps.pop(0)
         self._busy = False
         return False
+
+    def _texts(self, execute: Execute, now: float) -> bool:
+        return execute(DROP_TEXTS, (now - SAID_S, CHUNK)).rowcount > 0
+
+    def _contents(self, execute: Execute, now: float) -> bool:
+        before = now - SAID_S
+        found = execute(NEXT_SAID, (self._said, CHUNK)).fetchall()
+        if not any(at < before for _, at in found):
+            return False
+        execute(EMPTY_SAID, (self._said, found[-1][0], before))
+        self._said = found[-1][0]
+        return True
 
     def _holds(self, execute: Execute, now: float) -> bool:
         before = now - HOLDS_S

@@ -112,6 +112,13 @@ class SqliteStore(Desk):
             self._inbox.put(Op(act, args, reply, kept))
         return reply
 
+    def put(self, op: Op) -> None:
+        """Queues it from any thread; half of the queue is for those who are waited for."""
+        if self._open and self.failed() is None and self._inbox.qsize() < QUEUE_MOST // 2:
+            self._inbox.put(op)
+        else:
+            tell([(op.reply, StoreFailed("the store has no room for this"))])
+
     def place(self, order: Order) -> Awaitable[Reservation | Denied | engine.Waiting]:
         account = tight_account(order) if self._open else None
         if account is None:

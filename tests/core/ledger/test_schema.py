@@ -109,3 +109,20 @@ def test_the_file_itself_refuses_nonsense() -> None:
             "INSERT INTO account (name, spent, held, open, overrun, lowered) VALUES ('a', -1, 0, 0, 0, 0)"
         )
     connection.close()
+
+
+def test_what_was_captured_is_found_without_a_walk() -> None:
+    """The fourth migration's indexes: by the call when it is read, by the age when it is forgotten."""
+    connection = a_file()
+    found = {
+        "journal_content": (
+            "SELECT data FROM journal WHERE kind = 'content' AND call_id = ? AND run = ? ORDER BY seq DESC LIMIT 1",
+            "SELECT call_id, at FROM journal WHERE kind = 'content' AND call_id > ? ORDER BY call_id LIMIT ?",
+        ),
+        "content_at": ("SELECT hash FROM content WHERE at < ? ORDER BY at LIMIT ?",),
+    }
+    for index, questions in found.items():
+        for sql in questions:
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", ("",) * sql.count("?")).fetchall()
+            assert [True] == [f"USING INDEX {index}" in step[3] or f"COVERING INDEX {index}" in step[3] for step in plan]
+    connection.close()

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from gateway.core.ledger.audit_sql import audit_tables
-from gateway.core.types import Charge, Order, Reservation
+from gateway.core.types import Charge, Content, Order, Reservation
 from gateway.core.windows import Calendar
 from gateway.stores.sqlite import SqliteStore, keep
 from gateway.stores.sqlite.keep import DAY_S, Keeper
@@ -327,3 +327,42 @@ async def test_a_store_forgets_while_it_serves(tmp_path: Path, clock: FakeClock)
         assert purse is not None and 100 + 30 * (turn + 1) == purse.spent
     with connected(tmp_path) as connection:
         assert (0,) == connection.execute("SELECT count(*) FROM reservation WHERE id < ?", (settled,)).fetchone()
+
+
+async def test_captured_messages_go_after_seven_days(tmp_path: Path, clock: FakeClock) -> None:
+    """A text goes seven days after it was named last, an entry keeps its number and nothing else; money stays."""
+    keeper = Keeper()
+    async with opened(sqlite(tmp_path, clock)) as store:
+        for day in range(20):
+            name = await call(store, clock, "settled", charge("run/R/nusd", limit=None))
+            texts = {f"day {day}": '"said"', **({"often": '"system"'} if day < 15 else {})}
+            store.remember(Content(name, "R", system=("often",), input=(f"day {day}",), texts=texts), lambda: None)
+            await store.run("R")
+            clock.advance(DAY_S)
+    with connected(tmp_path) as connection:
+        before = connection.execute(COUNTS).fetchone()
+        assert 1 + 1 + 1 + 2 == chunks(connection, keeper, clock.at)  # a look, texts, entries, both ranges of accounts
+        assert before == connection.execute(COUNTS).fetchone(), "no row of money, and no number of the journal, is gone"
+        kept = sorted(name for (name,) in connection.execute("SELECT hash FROM content"))
+        assert sorted([*(f"day {day}" for day in range(13, 20)), "often"]) == kept
+        said = connection.execute(
+            "SELECT call_id IS NULL, data = x'80', count(*) FROM journal WHERE kind = 'content' GROUP BY 1"
+        )
+        assert [(0, 0, 7), (1, 1, 13)] == said.fetchall()
+        assert 0 == chunks(connection, Keeper(), clock.at), "and there is nothing more to do"
+
+
+async def test_many_messages_go_in_short_steps(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each chunk looks at a bounded number of rows."""
+    monkeypatch.setattr(keep, "CHUNK", 4)
+    async with opened(sqlite(tmp_path, clock)) as store:
+        for number in range(10):
+            texts = {f"{number}": '"said"'}
+            store.remember(Content(f"c{number}", "R", input=(f"{number}",), texts=texts), lambda: None)
+        await store.run("R")
+    with connected(tmp_path) as connection:
+        assert 1 + 3 + 3 + 2 == chunks(connection, Keeper(), clock.at + keep.SAID_S + 1)
+        assert (0,) == connection.execute("SELECT count(*) FROM content").fetchone()
+        assert (0,) == connection.execute("SELECT count(call_id) FROM journal WHERE kind = 'content'").fetchone()
