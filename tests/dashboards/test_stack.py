@@ -144,8 +144,24 @@ def test_no_secret_has_a_default() -> None:
     """Compose stops with a sentence where a secret is missing (security.md)."""
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     variables = re.findall(r"\$\{(\w+)([^}]*)\}", text)
-    assert {"METERBOX_ADMIN_TOKEN", "GRAFANA_PASSWORD"} == {name for name, _ in variables}
-    assert all(rest.startswith(":?") for _, rest in variables)
+    needed = {name for name, rest in variables if rest.startswith(":?")}
+    assert {"METERBOX_ADMIN_TOKEN", "GRAFANA_PASSWORD"} == needed
+    chosen = {name: rest for name, rest in variables if name not in needed}
+    assert ":-" == chosen.pop("BACKEND_AUTHORIZATION")
+    assert {"BACKEND": ":-debug", "BACKEND_ENDPOINT": ":-http://localhost:4319"} == chosen
+
+
+def test_the_collector_is_told_where_its_file_looks() -> None:
+    """Every variable that Compose gives it is one that otel-collector.yaml reads, and its queue lies on a volume."""
+    collector = compose().services["otel-collector"]
+    text = (ROOT / "otel-collector.yaml").read_text(encoding="utf-8")
+    read = dict(re.findall(r"\$\{env:(\w+):-([^}]*)\}", text))
+    assert set(collector.environment) <= set(read)
+    assert f"queue:{read['OTELCOL_QUEUE']}" in collector.volumes
+    asked = {read[f"OTELCOL_{name}_PORT"] for name in ("GRPC", "HTTP", "HEALTH")}
+    assert asked == {port.rsplit(":", 1)[1] for port in collector.ports}
+    told = load(STACK / "meterbox.toml", {"METERBOX_ADMIN_TOKEN": "x" * 64}).telling().destinations
+    assert ["http://otel-collector:4318"] == [one.endpoint.removesuffix("/v1/traces") for one in told]
 
 
 def test_the_image_is_small_and_nobodys() -> None:
