@@ -32,9 +32,8 @@ _OPEN_CALLS: Final = (  # reservation_open begins with the run
 _ENDS: Final = (  # each by itself is one step down the tree, both in one SELECT would read all of it
     "SELECT coalesce((SELECT min(seq) FROM journal), 0), coalesce((SELECT max(seq) FROM journal), 0)"
 )
-_CONTENT: Final = (  # by journal_content
-    "SELECT data FROM journal WHERE kind = 'content' AND call_id = ? AND run = ? ORDER BY seq DESC LIMIT 1"
-)
+# The plus keeps it from walking a long run by journal_run.
+_CONTENT: Final = "SELECT data FROM journal WHERE kind = 'content' AND call_id = ? AND +run = ?"
 _TEXTS: Final = "SELECT hash, text FROM content WHERE hash IN (SELECT value FROM json_each(CAST(? AS TEXT)))"
 _ACTIVE: Final = (  # run_active holds the live ones only
     "SELECT agent, count(*) FROM (SELECT agent FROM run WHERE state = 'active' LIMIT ?) GROUP BY agent"
@@ -147,8 +146,8 @@ class SqlReading:
         rows = self._query(_CONTENT, (call_id, run))
         if not rows:
             return None
-        texts = self._query(_TEXTS, (_encode_json(contents.named(rows[0][0])),))
-        return contents.told(rows[0][0], dict(texts))
+        texts = self._query(_TEXTS, (_encode_json(contents.named(rows[-1][0])),))
+        return contents.told(rows[-1][0], dict(texts))
 
     def ends(self) -> tuple[int, int]:
         """See `ports.Reading`."""

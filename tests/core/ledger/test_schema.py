@@ -7,9 +7,10 @@ import sqlite3
 import msgspec
 import pytest
 
-from gateway.core.ledger import engine, runs, schema, settle
+from gateway.core.ledger import engine, reading, runs, schema, settle
 from gateway.core.ledger.book import Book
 from gateway.core.types import Finding, Run
+from gateway.stores.sqlite import keep
 from tests.ledgers import charge, exchange, order
 
 
@@ -115,14 +116,13 @@ def test_what_was_captured_is_found_without_a_walk() -> None:
     """The fourth migration's indexes: by the call when it is read, by the age when it is forgotten."""
     connection = a_file()
     found = {
-        "journal_content": (
-            "SELECT data FROM journal WHERE kind = 'content' AND call_id = ? AND run = ? ORDER BY seq DESC LIMIT 1",
-            "SELECT call_id, at FROM journal WHERE kind = 'content' AND call_id > ? ORDER BY call_id LIMIT ?",
-        ),
+        "journal_content": (reading._CONTENT, keep.NEXT_SAID, keep.EMPTY_SAID),
         "content_at": ("SELECT hash FROM content WHERE at < ? ORDER BY at LIMIT ?",),
     }
     for index, questions in found.items():
         for sql in questions:
             plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", ("",) * sql.count("?")).fetchall()
-            assert [True] == [f"USING INDEX {index}" in step[3] or f"COVERING INDEX {index}" in step[3] for step in plan]
+            assert [True] == [
+                f"USING INDEX {index}" in step[3] or f"COVERING INDEX {index}" in step[3] for step in plan
+            ]
     connection.close()
