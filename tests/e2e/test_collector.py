@@ -221,7 +221,7 @@ async def test_a_collector_that_is_down_stops_the_cursor_and_nothing_else(otelco
 
 
 def test_the_configuration_keeps_what_it_took_and_asks_for_ever():
-    """What three tests can't wait for: no end of retries, a full queue that blocks, on disk, for each exporter; no batch
+    """What three tests can not wait for: retries without end, a full queue that blocks, on disk; no batch
     in memory, nothing derived."""
     text = (ROOT / "otel-collector.yaml").read_text(encoding="utf-8")
     said = "\n".join(line.partition(" #")[0] for line in text.splitlines() if not line.startswith("#"))
