@@ -108,7 +108,7 @@ class Alerts:
         return self._notebook.cursor
 
     def apply(self, entries: Sequence[Entry]) -> None:
-        """See `ports.Projection`. Raises StoreFailed; it is then made anew from its notebook, as its driver promises."""
+        """See `ports.Projection`. Raises StoreFailed; its driver then makes it anew from its notebook."""
         for entry in entries:
             self._watch.take(entry, quiet=entry.at < self._since)
         self._write(entries[-1].seq if entries else None)
@@ -138,8 +138,10 @@ class Alerts:
     def _load(self) -> None:
         book, decode = self._notebook, msgspec.msgpack.decode
         since = book.get(_SINCE)
-        self._fresh = since is None
-        self._since: float = self._clock.now() - HISTORY_S if since is None else decode(since, type=float)
+        if since is None:
+            since = _encode(self._clock.now() - HISTORY_S)
+            book.write({_SINCE: since})
+        self._since = decode(since, type=float)
         counts = book.get(_COUNTS)
         self._counts = decode(counts, type=dict[str, Counts]) if counts is not None else {}
         self._counted = False
@@ -170,10 +172,8 @@ class Alerts:
             changes[_COUNTS] = _encode(self._counts)
         if not changes and cursor is None:
             return
-        if self._fresh:
-            changes[_SINCE] = _encode(self._since)
         self._notebook.write(changes, cursor)
-        self._fresh = self._counted = False
+        self._counted = False
 
     # ----------------------------------------------------------------------- channels
 

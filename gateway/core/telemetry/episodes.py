@@ -91,6 +91,7 @@ class Episode(Struct):
     muted_until: float = 0.0
     acked_at: float | None = None
     hushed: bool = False  # a higher threshold speaks for it
+    quiet: bool = False  # it began in history: what it grew to until it is looked at first is history too
     deliveries: list[Delivery] = field(default_factory=list)
 
     def state(self, now: float) -> Literal["firing", "resolved", "muted"]:
@@ -227,14 +228,15 @@ class Episodes:
         self.by_id[made.alert_id] = self.open[made.key] = made
         self._many[made.alertname] = self._many.get(made.alertname, 0) + 1
         self._touch(made)
+        made.quiet = quiet
         if not quiet:
             self._tell(made, seen.at)
         return made
 
     def _repeat(self, found: Episode, at: float, quiet: bool) -> None:
-        if found.amount < 2 * found.told or found.muted_until > at:
-            return
-        if quiet or found.hushed or found.acked_at is not None:
+        if quiet:
+            found.told = max(found.told, found.amount)
+        if found.amount < 2 * found.told or found.muted_until > at or found.hushed or found.acked_at is not None:
             return
         found.told = found.amount
         self._tell(found, at)

@@ -236,6 +236,9 @@ class Watch:
             if standing is not None and standing.spent != one.facts["spent"]:
                 one.facts = {**one.facts, "spent": standing.spent}
                 one.amount = max(one.amount, standing.spent)
+                if one.quiet:
+                    one.told = max(one.told, one.amount)
+                one.quiet = False
                 self._episodes.touched(one.alert_id)
             if why is not None:
                 self._episodes.end(one.key, now, why)

@@ -130,7 +130,10 @@ def test_what_began_before_is_known_and_not_told() -> None:
     episodes.see(seen("S", at=101.0, amount=30), quiet=True)
     episodes.end("burn_rate/R", 110.0, "slow")
     assert ([], 2) == (said(episodes), len(episodes.by_id))
-    episodes.see(seen("S", at=120.0, amount=31))
+    episodes.see(seen("S", at=120.0, amount=59))
+    episodes.sweep(121.0)
+    assert [] == said(episodes)
+    episodes.see(seen("S", at=122.0, amount=60))
     assert 1 == len(said(episodes))
 
 

@@ -377,6 +377,19 @@ async def test_history_is_folded_and_not_told():
     assert ([], 1) == (house.look(quiet=True), len(house.episodes.open))
 
 
+async def test_a_budget_that_was_passed_in_history_is_told_when_it_doubles_from_what_it_is_now():
+    """What its account grew to before the first look is history too."""
+    house = House()
+    marks = (Mark("watch", NUSD, (("1.0", 1000),), shadow=True),)
+    await house.store.reserve(order("c", charge("run/R/nusd", want=NUSD, limit=None, marks=marks)))
+    await house.store.settle("c/1", {"nusd": NUSD}, exchange("c", NUSD))
+    house.look(quiet=True)
+    await house.call("R", 9 * NUSD)
+    assert [] == [*house.look(), *house.sweep(), *house.sweep(LOOK_S)]
+    await house.call("R", 10 * NUSD)
+    assert ([], 1) == (house.look(), len(house.sweep(LOOK_S)))
+
+
 async def test_a_run_of_a_virtual_key_is_named_as_the_commands_take_it():
     """The label is the run's id; the commands say which key."""
     house = House()
