@@ -170,11 +170,11 @@ async def test_it_ends_with_a_gateway_that_is_killed(
 async def test_what_is_settled_last_is_told_before_the_end(
     tmp_path: Path, provider: ScriptedProvider, backend: Backend
 ) -> None:
-    """A polite stop: the spans of the last call are sent, and the gateway doesn't wait for more."""
+    """A polite stop, told to every process at once as a service manager does: the last call's span is sent."""
     with Gateway(tmp_path, config(provider, backend)) as gateway:
-        started(gateway)
+        os.kill(started(gateway), signal.SIGTERM)
         await call(gateway, "r", chat())
-    assert 1 == len(backend.chats())
+    assert 1 == len(backend.chats()) and [] == gateway.said("projections_died")
 
 
 async def test_metrics_have_a_door(tmp_path: Path, provider: ScriptedProvider, backend: Backend) -> None:
