@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$name"; break; }; done)
 
-.PHONY: help setup check test test-long broken bench run dashboards format static size clean
+.PHONY: help setup check test test-long broken bench run dashboards walkthrough format static size clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /: /'
@@ -35,6 +35,9 @@ run: $(VENV)/base.stamp ## set up, then the demo: no key and no network needed o
 
 dashboards: setup ## write dashboards/*.json from their source
 	$(BIN)/python -m dashboards.source
+
+walkthrough: setup ## live the expensive night again, and write docs/walkthrough.md (needs prometheus)
+	$(BIN)/python -m tests.walkthrough --write
 
 format: setup ## write the house's format
 	$(BIN)/ruff format .

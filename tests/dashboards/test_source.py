@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dashboards.source.__main__ import texts
-from tests.dashboards.pages import FOLDER, INFINITY, PROMETHEUS, pages, panels, questions
+from gateway.core.telemetry import families
+from tests.dashboards.pages import FOLDER, INFINITY, PROMETHEUS, metrics, pages, panels, questions
 
 UIDS = {
     "overview.json": "meterbox-overview",
@@ -113,3 +114,17 @@ def _urls(said: Any) -> list[str]:
         own = [said["url"]] if isinstance(said.get("url"), str) and "targetBlank" in said else []
         return own + [url for value in said.values() for url in _urls(value)]
     return [url for value in said for url in _urls(value)] if isinstance(said, list) else []
+
+
+def test_every_metric_is_one_that_the_gateway_shows() -> None:
+    """Pages and rules name only metrics of the gateway's own table, and Prometheus' own two."""
+    known = {"scrape_samples_scraped", "scrape_duration_seconds"}
+    endings = {"counter": ("_total",), "gauge": ("",), "info": ("_info",), "histogram": ("_bucket", "_sum", "_count")}
+    for family in families.ALL:
+        known |= {family.name + ending for ending in endings[family.kind]}
+    for question in questions():
+        if question.kind == PROMETHEUS:
+            assert metrics(question.expression) <= known, question.name
+    for path in (FOLDER / "rules").glob("*.yaml"):
+        named = metrics(re.sub(r"^\s*#.*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
+        assert named - {"gen_ai_provider_name"} <= known, path.name
