@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import aiohttp.http_parser
 from aiohttp import web
@@ -78,14 +78,15 @@ class _Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Above the limit it is told so and closed, before it costs anything."""
         self._listener.open += 1
-        if self._listener.open <= self._listener.most or not isinstance(transport, asyncio.Transport):
+        if self._listener.open <= self._listener.most:
             return super().connection_made(transport)
         self._force_close = True
+        full = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
         body = openai_error(_FULL)
         head = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
         own = b"x-should-retry: true\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-        transport.write(head + own + body)
-        transport.close()
+        full.write(head + own + body)
+        full.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._listener.open -= 1

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import uvloop
 from aiohttp import web
 from msgspec import structs
 
@@ -567,6 +568,20 @@ async def test_connections_above_the_limit_are_told_so() -> None:
         second.close()
         await asyncio.sleep(0.02)
         assert 200 == (await h.ask())[0]
+
+
+def test_the_limit_on_connections_holds_on_the_loop_that_serves() -> None:
+    """uvloop's transports are none of asyncio's classes."""
+
+    async def full() -> bytes:
+        async with house(connections=0) as h:
+            reader, writer = await h.raw(b"")
+            page = await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+            await writer.wait_closed()
+            return page
+
+    assert uvloop.run(full()).startswith(b"HTTP/1.1 503")
 
 
 # ------------------------------------------------------------------ defects of ours
