@@ -6,8 +6,8 @@ amounts, never summed up here. What never enters: how an alert is worded or sent
 What opens an episode, and when it is over:
 - budget_threshold: an entry `threshold` of a budget, an account (with its window) and a threshold. Over: the window or
   the run has ended, or the limit was raised.
-- burn_rate: settled calls of a run at more than the limit an hour (pace.py). Over: the pace fell below half of that, or
-  the run has ended.
+- burn_rate: settled calls of a run and its descendants at more than the limit an hour (pace.py). Over: the pace fell
+  below half of that, or the run has ended.
 - run_stopped: an entry `kill`, or a call that a budget refused. Over: resumed; or calls pass and none was refused for
   5 min; or none was refused for 1 h.
 - price_unknown: a call of a provider's model that was refused, or booked, without a price. Over: a call of it has a
@@ -27,6 +27,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.core.ledger import names
+from gateway.core.ledger.runs import ANCESTORS_MOST
 from gateway.core.ports import Reading, Standing
 from gateway.core.telemetry.changes import CALL_KINDS, Change, Changes
 from gateway.core.telemetry.episodes import FLOOR, Episode, Episodes, Seen
@@ -126,7 +127,7 @@ class Watch:
         elif call.cost_source != "refused":
             self._episodes.good(f"price_unknown/{call.provider}/{_model(call)}", at)
         if self._burns and (call.cost_nusd or 0) > 0:
-            self._burn(change, quiet)
+            self._burn(call, at, quiet)
         for attempt in call.attempts:
             self._attempt(attempt, at, quiet)
 
@@ -161,21 +162,30 @@ class Watch:
         seen = Seen("price_unknown", about, "warning", at, labels, facts, passed, FLOOR)
         self._episodes.see(seen, quiet)
 
-    def _burn(self, change: Change, quiet: bool) -> None:
-        call, at = change.call, change.entry.at
-        cost = call.cost_nusd or 0
-        rate = self.paces.spend(call.run, cost, at)
-        key = f"burn_rate/{call.run}"
+    def _burn(self, call: Exchange, at: float, quiet: bool) -> None:
+        """A run's pace has its descendants' calls in it, as its spending has (http.md section 4)."""
+        line = [call.run]
+        while len(line) <= ANCESTORS_MOST:
+            run = self._changes.run(line[-1])
+            if run is None or run.parent is None or run.parent in line:
+                break
+            line.append(run.parent)
+        for key in line:
+            self._spend(key, call.cost_nusd or 0, at, quiet)
+
+    def _spend(self, run: str, cost: int, at: float, quiet: bool) -> None:
+        rate = self.paces.spend(run, cost, at)
+        key = f"burn_rate/{run}"
         found = self._episodes.open.get(key)
-        if found is not None and self.paces.slow(call.run, at):
+        if found is not None and self.paces.slow(run, at):
             self._episodes.end(key, at, "slow", quiet)
         elif rate is not None or found is not None:
             amount = int((rate or 0) * TAU_S / HOUR_S) if found is None else found.amount + cost
-            account = self._reading.account(names.spell("run", call.run, "nusd"))
+            account = self._reading.account(names.spell("run", run, "nusd"))
             facts: dict[str, Any] = {"spent": account.spent if account is not None else amount}
             if rate is not None:
                 facts["rate"] = rate
-            self._see_run("burn_rate", call.run, at, facts, quiet, amount)
+            self._see_run("burn_rate", run, at, facts, quiet, amount)
 
     def _attempt(self, attempt: Attempt, at: float, quiet: bool) -> None:
         provider, status = attempt.provider, attempt.status

@@ -238,6 +238,17 @@ async def test_a_run_that_burns_is_told_without_any_budget_and_what_a_day_would_
     assert over[0][1].startswith("Over: Run R has slowed down after")
 
 
+async def test_a_swarm_of_small_runs_burns_in_the_run_above_them():
+    """Each child is slow; what they spend together is the parent's, whom the message names."""
+    house = House(AlertRules())
+    for number in range(24):
+        house.clock.advance(5)
+        await house.call(f"child{number % 8}", int(50 / 720 * NUSD), facts={"parent": "root"})
+    said = house.look()
+    assert ["root"] == [one.labels["run_id"] for one in house.episodes.open.values()]
+    assert said[0][1].startswith("Run root burns $10.")
+
+
 async def test_the_limit_is_the_operators_and_none_watches_nothing():
     """Another limit; without one no run burns. A run that ended, burns no more."""
     quick, never = House(AlertRules(burn_per_h_nusd=NUSD)), House(AlertRules(burn_per_h_nusd=None))
