@@ -17,7 +17,7 @@ import click
 
 from gateway.cli.control import Control, segment
 from gateway.cli.options import VerbFailed, settings_of, show_json, with_config, with_json
-from gateway.cli.words import count, harmless, moment, table
+from gateway.cli.words import count, harmless, instant, moment, table
 
 _MOST: Final = 10_000
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -66,6 +66,8 @@ def mute(
     if as_json:
         return show_json(said)
     name = harmless(alert_id, 40)
+    if instant(at) <= instant(said["at"]):
+        return click.echo(f"{name} is not muted")
     click.echo(f"{name} is muted until {moment(at)}; `meterbox alerts mute {name} --for 0s` ends that")
 
 

@@ -55,6 +55,8 @@ def test_a_mute_is_two_hours_a_span_or_an_instant(box, meterbox):
     asked = datetime.fromisoformat(box.asked[-1][1]["until"])
     assert 7190 <= (asked - datetime.now(UTC)).total_seconds() <= 7200
     assert (0, True) == (status, "`meterbox alerts mute al_1 --for 0s` ends that" in out)
+    box.answers["POST /api/alerts/al_1/mute"] = {"alert_id": "al_1", "at": "2999-11-20T03:12:00Z"}
+    assert "al_1 is not muted\n" == meterbox("alerts", "mute", "al_1", "--for", "0s")[1]
     for span, seconds in (("30m", 1800), ("1d", 86_400), ("0s", 0)):
         meterbox("alerts", "mute", "al_1", "--for", span)
         left = (datetime.fromisoformat(box.asked[-1][1]["until"]) - datetime.now(UTC)).total_seconds()
