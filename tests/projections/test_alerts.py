@@ -18,7 +18,7 @@ from gateway.core.telemetry.episodes import Message
 from gateway.core.telemetry.health import Health
 from gateway.core.telemetry.outbox import GIVE_UP_S, MOST_ROWS, Sender
 from gateway.core.telemetry.settings import AlertRules, Channel
-from gateway.edge.channels import Webhook
+from gateway.edge.channels import Webhook, senders
 from gateway.edge.clock import SystemClock
 from gateway.projections.alerts import HISTORY_S, Alerts
 from gateway.stores.memory import MemoryStore
@@ -317,6 +317,24 @@ async def test_what_nobody_takes_for_a_day_is_given_up_and_can_be_seen(tmp_path)
     assert ("phone", "failed", 2, "RuntimeError in the channel") == house.deliveries()[0]
     house.turn()
     assert 1 <= house.health.of("alerts-phone").rejected
+
+
+async def test_neither_secret_nor_address_of_a_channel_is_written_down(tmp_path, receiver, capfd, caplog):
+    """A webhook's path and an apprise URL are credentials: not in the notebook, an error, a log, or on stderr."""
+    receiver.answers = [500]
+    secret = Channel("hook", f"http://127.0.0.1:{receiver.port}/canary-path", SECRET, local=True)
+    service = Channel("team", f"json://canary-user:canary-word@127.0.0.1:{receiver.port}/canary-x")
+    house = House(tmp_path, *senders(AlertRules((secret, service)), SystemClock()))
+    await house.refuse()
+    house.read()
+    until(lambda: house.turn() is not None and sum(tries for _, _, tries, _ in house.deliveries()) == 2)
+    house.notebook.close()
+    written = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    shown = "".join([*capfd.readouterr(), caplog.text, repr(secret), repr(service), repr(house.deliveries())])
+    assert b"run_stopped" in written
+    for canary in ("canary", SECRET, SECRET.removeprefix("whsec_")):
+        assert canary.encode() not in written
+        assert canary not in shown
 
 
 async def test_a_channel_that_nobody_answers_is_told_on_the_others(tmp_path):
