@@ -50,6 +50,7 @@ def in_force(settings: Settings) -> dict[str, Any]:
         "unknown_prices": settings.prices.unknown,
         "overrides": [override.model for override in settings.prices.overrides],
         "ledger": str(settings.ledger_path),
+        "projections": _projections(settings),
         "warnings": settings.warnings(),
     }
 
@@ -62,6 +63,20 @@ def _check_prices(settings: Settings) -> None:
     from gateway.edge.pricelist import PriceList
 
     settings.check_prices(PriceList(settings.price_overrides()), SystemClock().now())
+
+
+def _projections(settings: Settings) -> list[dict[str, Any]]:
+    """Who is told what, and where; no header, no secret, of a channel only what kind it is."""
+    told = settings.telling()
+    found = [{"name": f"otlp-{one.name}", "to": one.endpoint, "as": one.preset} for one in told.destinations]
+    if told.metrics is not None:
+        found.append({"name": "metrics", "to": "/metrics", "as": "OpenMetrics"})
+    if told.alerts is not None:
+        found.append({"name": "alerts", "to": "/api/alerts", "as": "JSON"})
+        for channel in told.alerts.channels:
+            kind = "webhook" if channel.webhook else channel.url.partition("://")[0]
+            found.append({"name": "alerts", "to": channel.name, "as": kind})
+    return found
 
 
 def _providers(settings: Settings) -> list[dict[str, Any]]:
@@ -133,5 +148,7 @@ def _show(facts: dict[str, Any]) -> None:
     click.echo(f"unknown price  {facts['unknown_prices']}; unmetered paths: {facts['unmetered']}\n")
     rows = [[p["name"], p["origin"], p["key"], ", ".join(p["default_for"]) or "-"] for p in facts["providers"]]
     click.echo(table(["PROVIDER", "ORIGIN", "KEY", "DEFAULT FOR"], rows) + "\n")
+    rows = [[p["name"], p["to"], p["as"]] for p in facts["projections"]]
+    click.echo(table(["TOLD", "TO", "AS"], rows) + "\n" if rows else "nothing is told: no metrics, alerts, spans\n")
     rows = [_row(budget) for budget in facts["budgets"]]
     click.echo(table(["BUDGET", "SCOPE", "LIMIT", "UP TO", "MODE"], rows, right=("LIMIT", "UP TO")))

@@ -87,3 +87,23 @@ def test_a_cheaper_model_without_a_price_is_a_fault(tmp_path, meterbox):
     file.write_text(text.replace("gpt-4o-mini", "no-such-model"), encoding="utf-8")
     status, _, err = meterbox("check", "--config", str(file))
     assert 2 == status and f"{file}:6: budgets[0].degrade_to: no configured provider has a price" in err
+
+
+def test_who_is_told_is_shown_without_a_credential(tmp_path, meterbox):
+    """Destinations by their endpoint, channels by their kind: an address of apprise is a credential itself."""
+    file = tmp_path / "x.toml"
+    file.write_text(
+        '[projections.otlp.destinations.lab]\nendpoint = "https://otel.example/otel"\npreset = "langfuse"\n'
+        'headers = { Authorization = "Basic canary" }\n[projections.alerts.channels.team]\nurl = "slack://canary/a/b"\n'
+        '[projections.alerts.channels.hook]\nurl = "https://h.example/canary"\n',
+        encoding="utf-8",
+    )
+    status, out, err = meterbox("check", "--config", str(file))
+    rows = [line.split() for line in out.split("\n")]
+    assert 0 == status and "canary" not in out + err
+    assert ["otlp-lab", "https://otel.example/otel", "langfuse"] in rows and ["alerts", "team", "slack"] in rows
+    told = json.loads(meterbox("check", "--config", str(file), "--json")[1])["projections"]
+    assert ["otlp-lab", "metrics", "alerts", "alerts", "alerts"] == [one["name"] for one in told]
+    assert {"name": "alerts", "to": "hook", "as": "webhook"} == told[-1]
+    file.write_text("[projections]\nmetrics.enabled = false\nalerts.enabled = false\n", encoding="utf-8")
+    assert "nothing is told" in meterbox("check", "--config", str(file))[1]
