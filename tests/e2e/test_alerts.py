@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.core.telemetry import webhook
+from gateway.core.telemetry.episodes import Message
 from gateway.demo.provider import ScriptedProvider
+from tests.e2e.observing import Alertmanager, missing
 from tests.e2e.spending import call, chat, scripted
 from tests.play import ROOT, Gateway, nusd
 from tests.receiver import SECRET, Post, Receiver, receiving, verified
@@ -176,3 +181,32 @@ async def _kill(gateway: Gateway, run: str) -> None:
     await call(gateway, run, chat(max_tokens=50))
     answer: Any = await asyncio.to_thread(gateway.post, f"/api/runs/{run}/kill", {"reason": "enough"})
     assert 200 == answer.status
+
+
+@pytest.mark.server
+async def test_the_body_is_what_the_real_alertmanager_posts(tmp_path: Path, receiver):
+    """Version 4, field for field: the same names, types, time forms, and the same fingerprint for the same labels; so
+    whoever reads one reads the other."""
+    if why := missing():
+        pytest.skip(why)
+    at, about = 1_700_000_000.25, {"summary": "Run R was killed.", "mute": "meterbox alerts mute al_1"}
+    labels = {"run_id": "R \u00fc/1", "agent": "ann"}
+    message = Message("msg_1", "al_1", "run_stopped", "warning", labels, about, "firing", at, None, at)
+    alertmanager = await asyncio.to_thread(Alertmanager, tmp_path, receiver.url)
+    try:
+        whole = {"alertname": "run_stopped", "severity": "warning", **labels}
+        posted = [{"labels": whole, "annotations": about, "startsAt": "2023-11-14T22:13:20.25Z"}]
+        line = http.client.HTTPConnection("127.0.0.1", alertmanager.port, timeout=20)
+        line.request("POST", "/api/v2/alerts", json.dumps(posted), {"content-type": "application/json"})
+        assert 200 == line.getresponse().status
+        line.close()
+        await comes(lambda: bool(receiver.posts), "its webhook")
+    finally:
+        alertmanager.stop()
+    theirs, ours = receiver.posts[0].body, json.loads(webhook.body(message, "people"))
+    for body in (theirs, ours):
+        for field in ("groupKey", "groupLabels", "externalURL"):  # the route's own, and where it stands
+            assert body.pop(field) is not None
+        assert isinstance(body["alerts"][0].pop("generatorURL"), str)
+        assert datetime.fromisoformat(body["alerts"][0].pop("startsAt")).timestamp() == at
+    assert theirs == ours
