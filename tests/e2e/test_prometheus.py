@@ -214,6 +214,20 @@ async def test_every_filter_has_values(day: Day) -> None:
     assert 0 < day.prometheus.sum(one)
 
 
+async def test_tools_and_agents_keep_their_names(day: Day) -> None:
+    """Also after many models of many providers the tools' page names tools and the runs' page names agents (R-108)."""
+
+    def named() -> bool:
+        tools = day.prometheus.query("count by (gen_ai_tool_name) (gen_ai_execute_tool_duration_seconds_count)")
+        agents = day.prometheus.query("count by (agent) (meterbox_run_cost_usd_count)")
+        return {"search", "read_page"} <= {one["metric"]["gen_ai_tool_name"] for one in tools} and {
+            "research",
+            "coder",
+        } <= {one["metric"]["agent"] for one in agents}
+
+    await asyncio.to_thread(until, named, "tools and agents are named", 20)
+
+
 async def test_the_money_on_the_pages_is_the_ledgers(day: Day) -> None:
     """The sum over each page's question about dollars, however grouped, is what the ledger says, to the cent and below
     (R-093, R-109)."""

@@ -265,6 +265,14 @@ OUTBOX_AGE: Final = _gauge(
 )
 BUILD: Final = Family("meterbox_build", "info", "The gateway that rendered this.", (Label("version"),))
 
+# Named series of each histogram whose room no other can take: a busy day of many models would leave none to tools and
+# runs, which end later than calls do.
+SURE: Final = MappingProxyType({
+    RUN_COST.name: 4, RUN_STEPS.name: 4, RUN_DURATION.name: 4, CLIENT_DURATION.name: 3, TOKEN_USAGE.name: 3,
+    FIRST_CHUNK.name: 1, EACH_CHUNK.name: 1, SERVER_DURATION.name: 2, SERVER_FIRST.name: 2, SERVER_EACH.name: 2,
+    TOOL_DURATION.name: 6, AGENT_DURATION.name: 2, USAGE_COST.name: 2,
+})  # fmt: skip
+
 FOLDED: Final = (
     COST, CORRECTED, TOKENS_USED, TOKENS_CORRECTED, REQUESTS, PRICE_MISSING, ESTIMATED, LEDGER_EVENTS, OVERRUN, DENIED,
     CUT, ATTEMPTS, FINISHED, RUN_COST, RUN_STEPS, RUN_DURATION, OVERHEAD, RESERVE, CLIENT_DURATION, TOKEN_USAGE,

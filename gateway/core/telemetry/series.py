@@ -76,7 +76,9 @@ class Board:
         self._memo: dict[tuple[str, tuple[str, ...]], Series] = {}
         self._dirty: set[tuple[str, tuple[str, ...]]] = set()
         self._placed = False  # a place was given since the last write
-        self._lines = sum(f.spare * f.lines for f in families.FOLDED if f.kind == "histogram")
+        self._lines = sum(  # of histograms: in use, or promised
+            (f.spare + families.SURE.get(f.name, 0)) * f.lines for f in families.FOLDED if f.kind == "histogram"
+        )
         self._own = dict.fromkeys(_FOLDED, 0)  # series that aren't spare
         for key, row in rows:
             self._take(key, row)
@@ -169,7 +171,9 @@ class Board:
         """Coarse label sets are left a part of the room: sums by the first labels stay right for longer."""
         room = family.most - family.spare
         if family.kind == "histogram":
-            return self._own[family.name] < room and self._lines + family.lines <= families.HISTOGRAM_LINES
+            own = self._own[family.name]
+            fits = self._lines + family.lines <= families.HISTOGRAM_LINES
+            return own < room and (fits or own < families.SURE.get(family.name, 0))
         free = [value for label, value in zip(family.labels, labels, strict=True) if label.sort == "free"]
         steps = len(free) - 1
         if steps > 0:
@@ -181,7 +185,7 @@ class Board:
         if labels == _spare(family, labels):
             return
         self._own[family.name] += 1
-        if family.kind == "histogram":
+        if family.kind == "histogram" and self._own[family.name] > families.SURE.get(family.name, 0):
             self._lines += family.lines
 
     def _take(self, key: str, row: bytes) -> None:

@@ -21,6 +21,10 @@ def test_all_families_at_their_fullest_stay_below_the_limit_of_lines():
     assert heads + families.COUNTER_LINES + families.HISTOGRAM_LINES + families.TOLD_LINES <= families.LINES_MOST
     spare = sum(family.spare * family.lines for family in families.FOLDED if family.kind == "histogram")
     assert spare <= families.HISTOGRAM_LINES // 2, "what is kept for `other` leaves room for names"
+    sure = sum(family.lines * families.SURE.get(family.name, 0) for family in families.FOLDED)
+    assert spare + sure <= families.HISTOGRAM_LINES
+    for family in families.FOLDED:
+        assert families.SURE.get(family.name, 0) <= family.most - family.spare, family.name
 
 
 def test_no_label_is_one_of_a_run_or_a_person():
