@@ -27,7 +27,11 @@ SPENT = "max by (budget, period) (meterbox_budget_spent_usd)"
 HELD = "max by (budget, period) (meterbox_budget_held_usd)"
 USED = f"{SPENT} / ({LIMIT} > 0)"
 # Spending that stands still never runs out, hence only what grows; a window that begins anew falls and is left out.
-LASTS = f"(({LIMIT} - {SPENT}) > 0) / (max by (budget, period) (deriv(meterbox_budget_spent_usd[15m])) > 0)"
+# Of a budget with many accounts the gateway shows the fullest. Of runs that is one that met its limit, as it should.
+SHARED = '{period!="run"}'
+SHARED_USED = USED.replace("_usd", "_usd" + SHARED)
+LEFT = f"({LIMIT} - {SPENT}) > 0".replace("_usd", "_usd" + SHARED)
+LASTS = f"({LEFT}) / (max by (budget, period) (deriv(meterbox_budget_spent_usd{SHARED}[15m])) > 0)"
 DENIED = "meterbox_budget_denied_total"
 
 
@@ -38,23 +42,23 @@ def build() -> Board:
     board.show(
         figure(
             "How full is the fullest?",
-            "The budget nearest to its limit, held money left out. At 100 % calls are refused: raise it with "
-            "`meterbox budget R --usd ...`, or see who used it.",
-            at_end(f"max({USED})"),
+            "The shared budget nearest to its limit (those of single runs are left out), held money not counted. At "
+            "100 % its calls are refused: see below who used it, then the runbook `budget`.",
+            at_end(f"max({SHARED_USED})"),
             SHARE,
             bad_from(0.8, 1),
             size=(6, 4),
         ),
         figure(
             "What is promised now?",
-            "Held by calls under way, over all budgets' accounts: it is not spent yet, and comes free or is charged.",
+            "Held by calls under way, on the fullest account of each budget: not spent yet.",
             at_end(f"sum({HELD})"),
             USD,
             size=(6, 4),
         ),
         figure(
             "When is the first used up?",
-            "At the pace of the last fifteen minutes. No figure: at this pace none is.",
+            "Of the shared budgets, at the pace of the last fifteen minutes. No figure: at this pace none is.",
             at_end(f"min({LASTS})"),
             SECONDS,
             ((None, RED), (3600, YELLOW), (14400, "green")),
@@ -72,7 +76,8 @@ def build() -> Board:
     board.show(
         bars(
             "How much of each limit is used?",
-            "Spent in proportion to the limit, in the window that runs now.",
+            "Spent in proportion to the limit in the window that runs now; of a budget with an account for each run, "
+            "agent, user or key: the fullest.",
             at_end(f"sort_desc({USED})", "{{budget}} per {{period}}"),
             SHARE,
             bad_from(0.8, 1),
