@@ -1,7 +1,8 @@
 """The notebook of one projection: a small SQLite file with its cursor and what it remembers, beside the ledger.
 
 Invariant: a write is whole or did not happen, also over a SIGKILL; a file that is damaged or not ours is moved aside
-and begun anew, since a notebook can be made again from the journal. What never enters: money that nothing else knows.
+and begun anew, since a notebook can be made again from the journal, as far back as that goes; a disk that is full or a
+lock moves none. What never enters: money that nothing else knows.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from gateway.core.errors import StoreFailed
 
 APPLICATION_ID: Final = 0x4D424E31  # "MBN1"
 VERSION: Final = 1
+LOCK_WAIT_S = 5.0
 _TABLES: Final = (
     "CREATE TABLE kept (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE cursor (seq INTEGER NOT NULL)",
@@ -24,6 +26,13 @@ _TABLES: Final = (
     f"PRAGMA user_version = {VERSION}",
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
+# Primary result codes that say nothing against the file: it is there when the disk has room again, or the lock is gone.
+_OF_THE_MOMENT: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_READONLY,
+    }
+)  # fmt: skip
 _BETWEEN: Final = "SELECT key, value FROM kept WHERE key >= ? AND key < ? ORDER BY key"
 
 
@@ -92,9 +101,13 @@ class SqliteNotebook:
             return self._connect("ro")
         self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         connection = self._connect("rwc")
-        with suppress(sqlite3.DatabaseError):
+        try:
             if self._ours(connection):
                 return connection
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF in _OF_THE_MOMENT:
+                connection.close()
+                raise
         connection.close()
         aside = self._file.with_suffix(f"{self._file.suffix}.aside")
         self._file.replace(aside)
@@ -107,7 +120,7 @@ class SqliteNotebook:
         return connection
 
     def _connect(self, mode: str) -> sqlite3.Connection:
-        return sqlite3.connect(f"file:{quote(str(self._file))}?mode={mode}", 5.0, 0, None, False, uri=True)
+        return sqlite3.connect(f"file:{quote(str(self._file))}?mode={mode}", LOCK_WAIT_S, 0, None, False, uri=True)
 
     @staticmethod
     def _ours(connection: sqlite3.Connection) -> bool:

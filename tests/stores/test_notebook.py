@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from gateway.core.errors import StoreFailed
+from gateway.stores import notebook
 from gateway.stores.notebook import SqliteNotebook
+from tests.e2e.faulty import filled, small_disk
 
 WRITER = """
 import sys
 from pathlib import Path
+from gateway.stores import notebook
 from gateway.stores.notebook import SqliteNotebook
 book = SqliteNotebook(Path(sys.argv[1]))
 number = book.cursor
@@ -68,6 +72,31 @@ def test_a_file_that_cannot_be_used_is_put_aside(tmp_path, junk):
     assert junk == moved[0].read_bytes()
     book.write({"a": b"1"}, 1)
     book.close()
+
+
+@pytest.mark.parametrize("why", ["full", "locked"])
+def test_what_passes_by_puts_nothing_aside(tmp_path, monkeypatch, why):
+    """A disk without room, another process that locks: a failure now, and the same notebook afterwards."""
+    monkeypatch.setattr(notebook, "LOCK_WAIT_S", 0.0)
+    with small_disk(tmp_path / "disk") as disk:
+        path = disk / "one.sqlite3"
+        book = SqliteNotebook(path)
+        book.write({"a": b"1"}, 7)
+        book.close()
+        other = sqlite3.connect(path, isolation_level=None)
+        if why == "locked":
+            other.execute("PRAGMA locking_mode=EXCLUSIVE")
+            other.execute("UPDATE cursor SET seq = 8")
+        filler = filled(disk) if why == "full" else None
+        moved: list[Path] = []
+        with pytest.raises(StoreFailed):
+            SqliteNotebook(path, moved=moved.append)
+        other.close()
+        if filler is not None:
+            filler.unlink()
+        again = SqliteNotebook(path, moved=moved.append)
+        assert ([], b"1", 8 if why == "locked" else 7) == (moved, again.get("a"), again.cursor)
+        again.close()
 
 
 def test_readers_read_what_is_committed_and_write_nothing(tmp_path):
