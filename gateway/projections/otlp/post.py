@@ -69,9 +69,10 @@ class Line(HTTPAdapter):
             self.seen = Seen(failure=UpstreamFailed(f"no answer ({type(error).__name__})", kind=_kind(error)))
             raise _Unsuccessful from error
         with response:
-            body = next(response.iter_content(ANSWER_MOST), b"")
-        self.seen = Seen(response.status_code, response.headers.get("retry-after"), body[:ANSWER_MOST])
-        if not 200 <= response.status_code < 300:
+            successful = 200 <= response.status_code < 300
+            body = _begun(response) if successful else b""
+        self.seen = Seen(response.status_code, response.headers.get("retry-after"), body)
+        if not successful:
             raise _Unsuccessful
         short = Response()
         short.status_code, short.url, short.request, short.raw = response.status_code, response.url, request, BytesIO()
@@ -84,6 +85,14 @@ class Line(HTTPAdapter):
             if isinstance(error, Timeout | SSLError):
                 raise
             return super().send(request, *args, **how)  # a kept connection that the other side had closed
+
+
+def _begun(response: Response) -> bytes:
+    """What a success begins to say. One that breaks off, or isn't packed as it claims, is a success all the same."""
+    try:
+        return next(response.iter_content(ANSWER_MOST), b"")[:ANSWER_MOST]
+    except RequestException:
+        return b""
 
 
 class Post:

@@ -6,6 +6,8 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -188,6 +190,59 @@ def test_an_endless_answer_is_read_to_a_bound():
         way.close()
         thread.join(10)
         assert not thread.is_alive()
+
+
+@contextmanager
+def answering(*parts: bytes) -> Iterator[str]:
+    """A server that says exactly this to every request, and closes; its URL."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with suppress(OSError):  # the end of the test
+            while True:
+                line, _ = listening.accept()
+                with line:
+                    read(line)
+                    line.sendall(b"".join(parts))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    listening.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+    listening.close()
+
+
+BROKEN = (
+    b"content-length: 1000\r\n\r\nabc",
+    b"content-length: 3\r\ncontent-encoding: gzip\r\n\r\nabc",
+    b"transfer-encoding: chunked\r\n\r\nzzz\r\nabc",
+)
+
+
+@pytest.mark.parametrize("rest", BROKEN)
+@pytest.mark.parametrize("status", [200, 503])
+def test_an_answer_that_breaks_off_is_what_its_status_says(status, rest):
+    """Never a batch that can't succeed: an outage behind a proxy would cost every span of it."""
+    with answering(b"HTTP/1.1 %d word\r\nretry-after: 7\r\n" % status, rest) as url:
+        way = to(url)
+        if status == 200:
+            assert Taken() == way.spans([SPAN]) == way.records([RECORD])
+        else:
+            with pytest.raises(UpstreamFailed) as caught:
+                way.spans([SPAN])
+            assert ("status", 7.0) == (caught.value.kind, caught.value.wait_s)
+        way.close()
+
+
+@pytest.mark.parametrize("said", [b"\0\1\2 garbage\r\n\r\n", b"", b"HTTP/1.1 99999 no\r\n\r\n", b"SSH-2.0-x\r\n"])
+def test_what_is_no_answer_is_a_failure_that_passes(said):
+    """Another program's port, a proxy that dies: sent again later."""
+    with answering(said) as url:
+        way = to(url)
+        with pytest.raises(UpstreamFailed, match="no answer"):
+            way.spans([SPAN])
+        way.close()
 
 
 def test_what_cant_be_encoded_is_final(capsys):
