@@ -6,7 +6,7 @@ is handed the same batch after a pause. After a defect a batch is gone through o
 entry that can't be worked in.
 
 Invariant: nothing is skipped: the cursor is the projection's own, and what it doesn't move past comes again; a pause is
-at most MOST_PAUSE_S. What never enters: what an entry means.
+at most MOST_PAUSE_S, or what the destination asked for up to MOST_ASKED_S. What never enters: what an entry means.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ BATCH = 500
 LOOK_S = 0.2
 LEAST_PAUSE_S = 0.5
 MOST_PAUSE_S = 30.0
+MOST_ASKED_S = 300.0  # a Retry-After above is kept to so long
 LEAST_TICK_S, MOST_TICK_S = 0.05, 60.0
 LAST_S = 3.0  # at the end: what came last is told, if that goes in so long
 
@@ -117,7 +118,8 @@ class Driver:
         if turn.failures == 1:
             turn.failing_since = clock.mono()
         pause_s = min(LEAST_PAUSE_S * 2.0 ** min(turn.failures - 1, 16), MOST_PAUSE_S)
-        turn.due_at = clock.mono() + pause_s * (1.0 - self._house.chance() / 2.0)
+        asked_s = (error.wait_s or 0.0) if isinstance(error, UpstreamFailed) else 0.0
+        turn.due_at = clock.mono() + max(pause_s * (1.0 - self._house.chance() / 2.0), min(asked_s, MOST_ASKED_S))
         why = str(error) if isinstance(error, MeterboxError) else failure(error)
         doubled = not isinstance(error, MeterboxError) and turn.failures & (turn.failures - 1) == 0
         if doubled or turn.kind is not type(error):

@@ -177,6 +177,18 @@ def test_pauses_dont_march_in_step():
         assert [pytest.approx(wait)] == stage.rounds(1)
 
 
+@pytest.mark.parametrize(("asked_s", "waits_s"), [(0.1, LEAST_PAUSE_S), (45.0, 45.0), (3_600.0, 300.0), (None, 0.5)])
+def test_a_destination_is_left_alone_for_as_long_as_it_asked(asked_s, waits_s):
+    """Retry-After, up to five minutes: OTLP, "OTLP/HTTP Throttling"."""
+    stage = Stage(Journal(1))
+    stage.projection.fails = [UpstreamFailed("HTTP 429", kind="status", wait_s=asked_s)]
+    begun = told_at = stage.clock.at
+    while not stage.projection.told:
+        told_at = stage.clock.at
+        stage.rounds(1)
+    assert pytest.approx(waits_s) == told_at - begun
+
+
 def test_after_a_failing_notebook_it_is_made_anew():
     """StoreFailed: what is in memory may be half of a batch, so the projection is opened again."""
     stage = Stage(Journal(3))
