@@ -61,8 +61,9 @@ test-long: setup ## what `make test` leaves out: property and crash tests with m
 broken: setup ## break the lines that guard the money, one at a time in a copy, and see which test says so
 	$(BIN)/python -m tests.broken
 
-bench: setup ## measure the ledger, then the proxy against a direct connection and nginx; prints, judges nothing
+bench: setup ## measure the ledger and the metrics, then the proxy against a direct connection and nginx; prints, judges nothing
 	$(BIN)/python -m tests.bench.ledger
+	$(BIN)/python -m tests.bench.metrics
 	$(BIN)/python -m tests.bench.run --seconds 2
 
 size: ## what a base install takes: packages, and MB on disk without pip itself
