@@ -9,18 +9,21 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.core.errors import UpstreamFailed
 from gateway.core.telemetry.episodes import Message
 from gateway.core.telemetry.health import Health
-from gateway.core.telemetry.outbox import GIVE_UP_S, MOST_ROWS, Sender
+from gateway.core.telemetry.outbox import GIVE_UP_S, MOST_ROWS, Row, Sender
 from gateway.core.telemetry.settings import AlertRules, Channel
+from gateway.core.telemetry.webhook import trial
 from gateway.edge.channels import Webhook, senders
 from gateway.edge.clock import SystemClock
-from gateway.projections.alerts import HISTORY_S, Alerts
+from gateway.projections.alerts import HISTORY_S, Alerts, Courier, Result
 from gateway.stores.memory import MemoryStore
 from gateway.stores.notebook import SqliteNotebook
 from tests.fakes import FakeClock
@@ -278,30 +281,34 @@ async def test_ten_thousand_refusals_are_one_message(tmp_path):
     assert 1 == len(set(phone.told))
 
 
-async def test_a_full_outbox_says_how_many_were_left_out(tmp_path):
-    """A channel that was down through a storm: bounded rows, the rest counted, and the count is told."""
+async def test_a_full_outbox_is_bounded_and_counts_what_it_left_out(tmp_path):
+    """A channel that is down through a storm: so many rows in the file, each dropped one counted in another's row."""
     phone = Recorded()
     phone.fails = UpstreamFailed("it answered 500")
     house = House(tmp_path, phone)
-    many = MOST_ROWS + 300
-    for number in range(many):
-        call = exchange(f"k{number}", 0, source="refused", run=f"r{number}", reason="insufficient_quota")
-        await house.store.settle(None, None, call)
-        if number == MOST_ROWS // 2:
-            house.read()
-            for run in range(number):
-                await house.store.end_run(f"r{run}", "active", None, None, 0.0)
-            for run in range(0, number, 2):
-                house.alerts._episodes.end(f"run_stopped/r{run}", house.clock.at, "resumed")
+    for number in range(MOST_ROWS):
+        await house.refuse(f"r{number}")
     house.read()
-    assert MOST_ROWS == len(list(house.notebook.all("row/")))
-    phone.fails = None
-    house.turn(5)
-    until(lambda: house.turn(60) is not None and not list(house.notebook.all("row/")))
-    left_out = sum(many for _, _, many in phone.told)
+    for number in range(300):
+        await house.store.end_run(f"r{number}", "active", None, None, 0.0)
+        house.alerts._episodes.end(f"run_stopped/r{number}", house.clock.at, "resumed")
+        await house.refuse(f"s{number}")
+    house.read()
+    rows = [msgspec.msgpack.decode(raw, type=Row) for _, raw in house.notebook.all("row/")]
     dropped = house.alerts._counts["phone"].dropped
-    assert left_out == dropped > 0
+    assert (MOST_ROWS, 600) == (len(rows), dropped)
+    assert dropped == sum(row.left_out for row in rows)
     assert dropped == sum(state == "dropped" for _, state, _, _ in house.deliveries())
+
+
+def test_a_channel_is_told_how_many_were_left_out():
+    """With the row that took their place."""
+    phone, done = Recorded(), SimpleQueue[Result]()
+    courier = Courier(phone, done)
+    courier.take(Row(trial("msg_1", 1.0), "phone", 0.0, 0.0, left_out=3))
+    assert ("phone", "msg_1", None) == done.get(timeout=20)
+    assert [3] == [many for _, _, many in phone.told]
+    courier.close()
 
 
 async def test_what_nobody_takes_for_a_day_is_given_up_and_can_be_seen(tmp_path):
