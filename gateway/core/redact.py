@@ -54,6 +54,11 @@ _FIELD: Final = re.compile(
     r"authorization|credentials?)$",
     re.IGNORECASE,
 )
+_WORDS: Final = frozenset(  # of messages themselves: half of all texts in them
+    {"role", "parts", "type", "content", "text", "name", "id", "arguments", "response", "user", "assistant", "tool",
+     "system", "reasoning", "tool_call", "tool_call_response", "function", "description", "parameters", "properties",
+     "object", "string", "required", "title", "items", "integer", "number", "boolean", "array", "enum"}
+)  # fmt: skip
 _PLAIN: Final = frozenset({"none", "null", "true", "false", "string", "required", "optional", "undefined", "value"})
 _RANDOM: Final = re.compile(r"(?<![A-Za-z0-9_+/-])[A-Za-z0-9_+/-]{32,}+={0,2}")
 _NEAR: Final = re.compile(r"key|token|secret|passw|credential|authori[sz]", re.IGNORECASE)
@@ -88,7 +93,7 @@ def redact(text: str) -> str:
 def clean(value: Any, named: bool = False, depth: int = DEPTH_MOST) -> Any:
     """A JSON value with every text in it redacted, names too; `named`: it stands under the name of a secret."""
     if isinstance(value, str):
-        return _named(value) if named else redact(value)
+        return _named(value) if named else _read(value)
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, int):
@@ -96,10 +101,14 @@ def clean(value: Any, named: bool = False, depth: int = DEPTH_MOST) -> Any:
     if depth <= 0:
         return "[cut: too deep]"
     if isinstance(value, dict):
-        return {redact(str(name)): clean(one, _tells(str(name)), depth - 1) for name, one in value.items()}
+        return {_read(str(name)): clean(one, _tells(str(name)), depth - 1) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [clean(one, named, depth - 1) for one in value]
     return value
+
+
+def _read(text: str) -> str:
+    return text if text in _WORDS else redact(text)
 
 
 def _marker(kind: str) -> str:
@@ -130,18 +139,28 @@ def _secrets(text: str) -> Iterator[Span]:
         yield from ((found.start(), found.end(), "private-key") for found in _PRIVATE_KEY.finditer(text))
     if "://" in text:
         yield from ((found.start(1), found.end(1), "password") for found in _URL_PASSWORD.finditer(text))
-    for prefix, body in _KEYS:
-        yield from _begun(text, prefix, body)
+    yield from _keys(text)
     yield from _tokens(text)
-    low = _lowered(text)
-    for word in ("bearer", "basic"):
-        yield from _authorised(text, low, word)
-    for name in _NAMES:
-        yield from _assigned(text, low, name)
+    yield from _told_by_names(text, _lowered(text))
     yield from _randoms(text)
     yield from _mail(text)
     yield from _cards(text)
     yield from _numbers(text)
+
+
+def _keys(text: str) -> Iterator[Span]:
+    for prefix, body in _KEYS:
+        if prefix in text:  # asked here, since most are not: a generator costs ten times that
+            yield from _begun(text, prefix, body)
+
+
+def _told_by_names(text: str, low: str) -> Iterator[Span]:
+    for word in ("bearer", "basic"):
+        if word in low:
+            yield from _authorised(text, low, word)
+    for name in _NAMES:
+        if name in low:
+            yield from _assigned(text, low, name)
 
 
 def _places(text: str, literal: str) -> Iterator[int]:
