@@ -37,6 +37,8 @@ from gateway.dialects.openai_embeddings import OpenAIEmbeddings
 from gateway.dialects.openai_responses import OpenAIResponses
 from gateway.edge.admin import Control, Surface
 from gateway.edge.api_door import LOOPBACK
+from gateway.edge.capture import LOOK_S as CAPTURE_S
+from gateway.edge.capture import Capture
 from gateway.edge.clock import SystemClock
 from gateway.edge.follow import LOOK_S as FOLLOW_S
 from gateway.edge.follow import Follower
@@ -157,6 +159,7 @@ class Gateway(Struct):
     store: SqliteStore
     control: Control
     plane: DataPlane
+    ear: Capture
     where: str = ""
 
     @property
@@ -182,7 +185,7 @@ class Gateway(Struct):
             routes = Routes(settings.providers(), front.dialects, settings.server.unmetered)
         elif settings.server.unmetered != before.server.unmetered:
             routes = Routes(settings.providers(), front.dialects, settings.server.unmetered)
-        parts = structs.replace(self.parts, upstream=upstream, prices=prices, **_ruled(settings))
+        parts = structs.replace(self.parts, upstream=upstream, prices=prices, **_ruled(settings, self.ear))
         surface = _surface(settings)
 
         def swap() -> None:
@@ -211,6 +214,7 @@ async def build(settings: Settings, stack: AsyncExitStack, tether: Tether | None
     store = await _open_store(settings, clock, stack)
     tasks.every(LOOK_S, StoreWatch(store, log).look, "store-watch")
     tasks.every(LOOK_S, AuditWatch(_kept(store, stack).take, log).look, "audit-watch")
+    ear = _collected(Capture(store, clock, log), tasks, stack)
     several = settings.server.workers > 1
     live = Live(kept=OWN_CALLS if several else 0)
     reading = store.reading()
@@ -233,23 +237,32 @@ async def build(settings: Settings, stack: AsyncExitStack, tether: Tether | None
         log=log,
         catch_up=follower.catch_up if follower is not None else None,
         latest=lambda: gateway.parts,
-        **_ruled(settings),
+        **_ruled(settings, ear),
     )
     control = Control(store, reading, live, _surface(settings), clock, tasks)
     stack.callback(control.close)
-    gateway = Gateway(settings, parts, upstream, store, control, DataPlane(_front(settings, parts, tasks, control)))
+    plane = DataPlane(_front(settings, parts, tasks, control))
+    gateway = Gateway(settings, parts, upstream, store, control, plane, ear)
     stack.push_async_callback(gateway.close_upstream)
     gateway.where = await _listen(settings, gateway, stack, tether.listeners if tether is not None else {})
     return gateway
 
 
-def _ruled(settings: Settings) -> dict[str, Any]:
-    """The parts of a walk that need nothing but the settings."""
+def _ruled(settings: Settings, ear: Capture) -> dict[str, Any]:
+    """The parts of a walk that the settings decide; `ear` is there in any case, and is given nothing while it's off."""
     return {
+        "capture": ear if settings.capture.content == "on" else None,
         "rules": (Budgets(settings.budget_rules(), refuse_unknown=settings.prices.unknown == "refuse"),),
         "policy": Policy(settings.runs.min_output, settings.prices.default_max_output),
         "wait_s": settings.runs.wait_s,
     }
+
+
+def _collected(ear: Capture, tasks: Tasks, stack: AsyncExitStack) -> Capture:
+    """Closes before the store does: what waits is written."""
+    stack.push_async_callback(asyncio.to_thread, ear.close)
+    tasks.every(CAPTURE_S, ear.look, "content")
+    return ear
 
 
 def _followed(follower: Follower, tasks: Tasks, stack: AsyncExitStack) -> Follower:

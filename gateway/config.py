@@ -57,6 +57,8 @@ _LATER = {
     ("stores", "redis"): "this version keeps its ledger in SQLite only",
     ("keys", "scopes"): "scopes of keys aren't enforced by this version",
 }
+_OTLP_CONTENT = ("projections", "otlp", "content")
+_NOT_CAPTURED = 'nothing is captured that could be sent: write [capture] content = "on" as well, or NO_CONTENT here'
 
 
 class Settings(Table):
@@ -245,6 +247,8 @@ def load(
         raise ConfigError("\n".join(_faults(error, origins))) from None
     if found := [f"{origins.place(path)}: {spell(path)}: {why}" for path, why in faults(settings.budgets)]:
         raise ConfigError("\n".join(found))
+    if settings.capture.content == "off" and settings.projections.otlp.content != "NO_CONTENT":
+        raise ConfigError(f"{origins.place(_OTLP_CONTENT)}: {spell(_OTLP_CONTENT)}: {_NOT_CAPTURED}")
     settings._surroundings = surroundings_of(environ)
     settings._file = file
     settings._origins = origins

@@ -55,7 +55,6 @@ _NEEDED = {
     "honeycomb": "x-honeycomb-team",
     "mlflow": "x-mlflow-experiment-id",
 }
-_NO_CONTENT = "this version keeps no content of messages, so it has none to send; write NO_CONTENT, or take it out"
 
 T = TypeVar("T")
 
@@ -182,13 +181,6 @@ class Otlp(Table):
     logs: bool = False
     cache_write_key: Literal["cache_creation", "cache_write"] = "cache_creation"
     destinations: dict[str, DestinationTable] = Field(default={})
-
-    @field_validator("content")
-    @classmethod
-    def _kept(cls, value: str) -> str:
-        if value != "NO_CONTENT":
-            raise ValueError(_NO_CONTENT)
-        return value
 
     @field_validator("destinations")
     @classmethod

@@ -247,9 +247,9 @@ class Stores(Table):
 
 
 class Capture(Table):
-    """`[capture]`: this version keeps no content at all."""
+    """`[capture]`: are messages kept, redacted, for seven days?"""
 
-    content: Literal["off"] = "off"
+    content: Literal["off", "on"] = "off"
 
 
 class Detectors(Table):

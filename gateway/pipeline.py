@@ -5,7 +5,7 @@ Invariant: a walk is never cancelled and never raises; a reservation that it too
 
 from __future__ import annotations
 
-from gateway.core import hold, life, order, relay, reserve, stamps, tokens
+from gateway.core import capture, hold, life, order, relay, reserve, stamps, tokens
 from gateway.core.answer import answer
 from gateway.core.errors import StoreFailed, Undecodable, UpstreamFailed
 from gateway.core.meter import Meter
@@ -91,6 +91,7 @@ class Pipeline:
             refusal = relay.unreachable(failure, step.open, step.run.id)
             return await self._fail(step, refusal, relay.never_came(failure, step.open))
         attempt.status, step.record.first_at = stream.status, now(step, p.clock)
+        stream = capture.over(p.capture, step, stream)
         if relay.is_events(stream):
             await self._events(step, stream, hide)
         else:

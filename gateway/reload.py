@@ -21,7 +21,7 @@ Log = Callable[[str, dict[str, Any]], None]
 Read = Callable[[], Settings]
 
 # What a reload puts in force; all else is made once, at the start.
-LIVE = ("budgets", "keys", "prices", "projections", "providers", "runs")
+LIVE = ("budgets", "capture", "keys", "prices", "projections", "providers", "runs")
 LIVE_SERVER = frozenset({"admin_token", "behind_tls", "max_body_mb", "unmetered"})
 
 

@@ -151,7 +151,7 @@ def test_a_header_can_come_from_the_environment(tmp_path):
         ('[projections.otlp.destinations.env]\nendpoint = "https://h"\n', "env is taken by the OTEL_* variables"),
         ('[projections.otlp.destinations."a/b"]\nendpoint = "https://h"\n', "a destination is named by 1 to 32 small"),
         ('[projections.otlp]\nrole = "both"\n', "meterbox.toml:2: projections.otlp.role: should be 'generation' or"),
-        ('[projections.otlp]\ncontent = "SPAN_ONLY"\n', "projections.otlp.content: this version keeps no content of"),
+        ('[projections.otlp]\ncontent = "SPAN_ONLY"\n', "projections.otlp.content: nothing is captured that could"),
         ('[projections.log]\nfile = "x"\n', "projections.log: this version writes no line for each call"),
         ("[projections.metrcs]\n", "projections.metrcs: unknown key. Did you mean `metrics`?"),
         (channel('url = "pager.example"'), ".channels.pager: url: write https://..., or an address of apprise"),
@@ -210,3 +210,23 @@ def test_what_is_worth_a_second_look_is_said(tmp_path):
         "ours",
         "projections.alerts.channels.short: its secret has less than 24 bytes",
     ] == said
+
+
+def test_content_leaves_only_where_it_is_captured(tmp_path):
+    """R-083: off by default, both of them; sending without capturing is an error that says what to write."""
+    sends = '[projections.otlp]\ncontent = "EVENT_ONLY"\n'
+    said = fault(tmp_path, sends)
+    assert said.startswith("meterbox.toml:2: projections.otlp.content: ") and '[capture] content = "on"' in said
+    assert "METERBOX_PROJECTIONS__OTLP__CONTENT" in fault(
+        tmp_path, "", {"METERBOX_PROJECTIONS__OTLP__CONTENT": "SPAN_ONLY"}
+    )
+    captured = '[capture]\ncontent = "on"\n'
+    one = destination('endpoint = "https://h"')
+    assert ["EVENT_ONLY"] == [to.content for to in told(tmp_path, captured + one + sends).destinations]
+    assert ["NO_CONTENT"] == [to.content for to in told(tmp_path, captured + one).destinations]
+    file = tmp_path / "meterbox.toml"
+    contents = []
+    for text in ("", captured):
+        file.write_text(text)
+        contents.append(load(file, {"HOME": str(tmp_path)}).capture.content)
+    assert ["off", "on"] == contents

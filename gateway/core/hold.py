@@ -120,6 +120,9 @@ async def settle(p: Parts, step: Step, ending: Ending, reply: Reply) -> None:
     except StoreFailed as failure:
         step.settled = True  # the sweep presumes it
         return p.log("settle_failed", {"call_id": record.call_id, "run": record.run, "why": str(failure)})
+    finally:
+        if step.heard is not None:
+            step.heard.end()
     step.settled = True
     step.balances = settled.balances or step.balances
     record.step = settled.step or record.step

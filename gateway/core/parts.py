@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from gateway.core.capture import Ear
 from gateway.core.identify import Index
 from gateway.core.kin import Kin
 from gateway.core.learn import Learned
@@ -31,6 +32,7 @@ class Parts(Struct, frozen=True):
     log: Callable[[str, dict[str, Any]], None]
     wait_s: float = 30.0
     learned: Learned = field(default_factory=Learned)
+    capture: Ear | None = None  # who collects what calls say; None: nobody
     # with several processes: learns what the others answered, before a call that names no run is identified
     catch_up: Callable[[], Awaitable[None]] | None = None
     latest: Callable[[], Parts] | None = None  # what is in force by now: whoever isn't admitted yet goes by it

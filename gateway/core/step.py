@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from gateway.core.capture import Heard
 from gateway.core.live import OpenCall
 from gateway.core.ports import Clock, Dialect, Outlet
 from gateway.core.quote import Quote
@@ -36,6 +37,7 @@ class Step(Struct):
     began: float = 0.0  # by the clock that never steps
     balances: tuple[Balance, ...] = ()
     sent: bool = False  # a byte of the request may have left
+    heard: Heard | None = None  # keeps what is said, where that is captured
     settled: bool = False
 
     @property
