@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
 import socket
+import socketserver
 import ssl
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from email.utils import parseaddr
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import trustme
@@ -230,6 +234,41 @@ def test_apprise_tells_title_sentence_and_commands(receiver):
     ] == said["message"].split("\n")  # fmt: skip
     service(f"json://127.0.0.1:{receiver.port}/hook").send(trial("msg_2", 1.0), 0)
     assert "Meterbox test" == receiver.posts[1].body["title"]
+
+
+class Post(socketserver.StreamRequestHandler):
+    """As much of SMTP as it takes to be handed a letter."""
+
+    letters: ClassVar[list[str]] = []
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 here\r\n")
+        while line := self.rfile.readline().strip().upper():
+            if line == b"DATA":
+                self.wfile.write(b"354 go on\r\n")
+                letter = iter(self.rfile.readline, b".\r\n")
+                self.letters.append(b"".join(letter).decode())
+            self.wfile.write(b"221 bye\r\n" if line == b"QUIT" else b"250 fine\r\n")
+
+
+def test_a_letter_is_an_alert_too():
+    """R-116: by SMTP to a real socket; subject and text as everywhere."""
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Post)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        url = f"mailto://127.0.0.1:{server.server_address[1]}?from=gateway@example.com&to=ann@example.com&mode=insecure"
+        service(url).send(MESSAGE, 0)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    letter = email.message_from_string(Post.letters[0], policy=email.policy.default)
+    assert ("Meterbox run_stopped", "ann@example.com") == (letter["subject"], parseaddr(letter["to"])[1])
+    text = letter.get_body(("plain",))
+    assert text is not None
+    assert "Run R was killed." in text.get_content()
+    assert "stop: meterbox kill R" in text.get_content()
 
 
 def test_what_apprise_says_was_not_taken_is_a_failure_and_it_follows_no_redirect(receiver):
