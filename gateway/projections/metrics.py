@@ -53,6 +53,8 @@ class Metrics:
         self._file = file
         self._standings = Standings(shown.budgets, shown.zones)
         self._rendered_at: float | None = None
+        for change in Changes(reading).of(reading.newest(standing.LATEST)):
+            self._standings.note(change)
         self._load()
 
     @property

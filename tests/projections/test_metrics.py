@@ -298,6 +298,19 @@ async def test_what_is_known_beside_the_journal_is_shown(tmp_path):
     )
 
 
+async def test_budgets_stand_as_before_after_a_restart(tmp_path):
+    """Whose account is the nearest is known again from the newest calls; a run that ended is not among them."""
+    store = MemoryStore(lambda: AT)
+    for run, cost in (("R1", 7), ("R2", 50), ("R3", 90)):
+        await store.reserve(order(f"c-{run}", charge(f"run/{run}/nusd", limit=10**12), run=run))
+        await store.settle(f"c-{run}/1", {"nusd": cost}, exchange(f"c-{run}", cost, run=run))
+    await store.end_run("R3", "ended", None, None, 0.0)
+    budgets = (Watched("ten", "run", "nusd", 100),)
+    first = caught_up(metrics(tmp_path, store, budgets=budgets), store)
+    assert [50e-9] == samples(first, "meterbox_budget_spent_usd")
+    assert first == metrics(tmp_path, store, budgets=budgets).text(AT)
+
+
 async def test_an_empty_batch_moves_nothing(tmp_path):
     """The driver may hand in none."""
     one = metrics(tmp_path, MemoryStore(lambda: AT))

@@ -24,6 +24,7 @@ from gateway.core.types import NUSD
 from gateway.core.windows import Calendar
 
 RECENT: Final = 256  # owners of one kind, charged last, among which the nearest to its limit is looked for
+LATEST: Final = 500  # calls from which they are known again after a start
 ACTIVE_MOST: Final = 10_000  # runs that are counted as active
 OTLP: Final = "otlp-"
 CHANNEL: Final = "alerts-"
@@ -44,9 +45,10 @@ class Standings:
     def note(self, change: Change) -> None:
         """A call of these owners was charged."""
         run = change.run
-        self._touch("run", change.call.run)
         if run is None:
             return
+        if run.ended_at is None:
+            self._touch("run", run.key)
         for kind, owner in (("run", run.parent), ("agent", run.agent), ("user", run.user), ("key", run.tenant)):
             if owner:
                 self._touch(kind, owner)
