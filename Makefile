@@ -65,6 +65,7 @@ bench: setup ## measure the ledger and the metrics, then the proxy against a dir
 	$(BIN)/python -m tests.bench.ledger
 	$(BIN)/python -m tests.bench.metrics
 	$(BIN)/python -m tests.bench.run --seconds 2
+	$(BIN)/python -m tests.bench.telemetry
 
 size: ## what a base install takes: packages, and MB on disk without pip itself
 	rm -rf build/size && "$(PYTHON)" -m venv build/size

@@ -37,6 +37,9 @@ usd = 900000
 path = "{state}/ledger.db"
 """
 
+# Not in the figures of the proxy: tests/bench/telemetry.py has what it costs.
+NO_TELEMETRY = "[projections.metrics]\nenabled = false\n[projections.alerts]\nenabled = false\n"
+
 NGINX = """
 worker_processes 1; daemon off; pid {state}/nginx.pid; error_log {state}/nginx.log;
 events {{ worker_connections 4096; }}
@@ -173,7 +176,7 @@ def lanes(state: Path) -> Iterator[list[Lane]]:
         ready = wait_port(own, started)
         found.append(Lane("aiohttp", dict.fromkeys(port, own), through, started.pid, ready))
         own = free_port()
-        (state / "meterbox.toml").write_text(CONFIG.format(port=own, **values))
+        (state / "meterbox.toml").write_text(CONFIG.format(port=own, **values) + NO_TELEMETRY)
         command = [sys.executable, "-m", "gateway", "serve", "--config", str(state / "meterbox.toml")]
         started = stack.enter_context(process(command, GATEWAY_CORE, state / "meterbox.log"))
         ready = wait_port(own, started)
