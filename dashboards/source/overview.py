@@ -77,7 +77,7 @@ def build() -> Board:
         ),
     )
     board.row("What was told?")
-    board.show(_alerts())
+    board.show(_alerts(), _firing())
     return board
 
 
@@ -179,5 +179,22 @@ def _alerts() -> object:
         "Its own alerts, the latest first; `stop` and `mute` are commands to paste. The rules of Prometheus are apart.",
         [Asking("/api/alerts?limit=100", columns, "items", "A")],
         columns={"run": {"links": [run_link("${__value.text}")]}, "what": {"custom.width": 520}},
-        size=(24, 8),
+        size=(16, 8),
+    )
+
+
+def _firing() -> object:
+    firing = 'max by (severity, alertname, agent, budget, provider, destination) (ALERTS{alertstate="firing",%s})'
+    return rows(
+        "Which rules fire?",
+        "Of the rules in Prometheus, if it has them (dashboards/rules): each has a page in docs/runbooks. None: all is "
+        "well, or nobody evaluates them; Telemetry health says whether figures come in.",
+        [at_end(firing % 'alertname=~"Meterbox.*"', rows=True)],
+        columns={
+            "alertname": {"custom.width": 230},
+            "severity": {"custom.width": 90},
+            "since": {"custom.hidden": True},
+        },
+        renamed={"Value": "since"},
+        size=(8, 8),
     )

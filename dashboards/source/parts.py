@@ -203,7 +203,9 @@ def rows(
     size: tuple[int, int] = (24, 10),
 ) -> Panel:
     """A table; `columns` says of each by its shown name which unit, width, colours or links it has."""
-    panel = _dressed(table.Panel(), title, says, size, COUNT).datasource(_source(queries[0])).filterable(True)
+    panel = (
+        _dressed(table.Panel(), title, says, size, COUNT).datasource(_source(queries[0])).filterable(True).no_value("-")
+    )
     for query in queries:
         panel.with_target(_target(query))
     if renamed is not None:  # of Prometheus: frames side by side, without the instant

@@ -33,7 +33,16 @@ def build() -> Board:
             at_end(ask.zero(ask.share(ask.total(ESTIMATED, ask.ROUTES), ask.total(REQUESTS, SENT)))),
             SHARE,
             bad_from(0.01, 0.05),
-            size=(6, 4),
+            size=(5, 4),
+        ),
+        figure(
+            "How many outcomes are unknown?",
+            "Calls that were presumed within the range shown: a byte had left, and nobody told what came of it. Each "
+            "is charged at its whole hold until a later fact or `meterbox ledger correct` says otherwise.",
+            at_end(ask.zero(ask.total(EVENTS, 'event="presumed"'))),
+            COUNT,
+            bad_from(1, 20),
+            size=(5, 4),
         ),
         figure(
             "How many calls have no price?",
@@ -41,7 +50,7 @@ def build() -> Board:
             at_end(ask.zero(ask.total(MISSING, ask.ROUTES))),
             COUNT,
             bad_from(1, 10),
-            size=(6, 4),
+            size=(5, 4),
         ),
         figure(
             "What was written past a grant?",
@@ -49,7 +58,7 @@ def build() -> Board:
             at_end(ask.zero(ask.total(OVERRUN))),
             USD,
             bad_from(0.01, 1),
-            size=(6, 4),
+            size=(5, 4),
         ),
         figure(
             "What was given back?",
@@ -57,7 +66,7 @@ def build() -> Board:
             "out cheaper, or `prices diff --book`. All sums here and on the other pages are less this.",
             at_end(ask.zero(ask.total(ask.CORRECTED, ask.MINE))),
             USD,
-            size=(6, 4),
+            size=(4, 4),
         ),
     )
     board.show(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -230,6 +231,22 @@ def test_alertmanager_takes_its_file() -> None:
     ]
     routed = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
     assert "people" == routed.stdout.strip(), routed.stdout + routed.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("docker-compose", ["-f", str(ROOT / "docker-compose.yml"), "config", "--quiet"]),
+        ("tempo", [f"-config.file={STACK / 'tempo.yaml'}", "-config.verify"]),
+    ],
+)
+def test_each_program_takes_its_own_file(program: str, words: list[str]) -> None:
+    """Compose and Tempo by their own check, where they are; elsewhere said to be skipped, and checked as above."""
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is missing")
+    env = {**os.environ, "METERBOX_ADMIN_TOKEN": "x" * 64, "GRAFANA_PASSWORD": "x"}
+    done = subprocess.run([program, *words], env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert 0 == done.returncode, done.stdout + done.stderr
 
 
 def test_grafana_is_given_what_the_pages_ask_for() -> None:
