@@ -254,9 +254,8 @@ def test_phoenix_shows_the_runs_as_the_ledger_has_them(phoenix: str, tmp_path: P
     assert charged == round(by_its_table), "Phoenix's own price table says otherwise"
 
     dollars = f"${Decimal(charged) / NUSD} by the ledger, ${by_its_table / NUSD:.9f} by its own table"
-    print(
-        f"\nphoenix: {len(runs)} runs, {len(calls)} calls, {len(tools)} tools, {shown['tokenCountPrompt']} tokens, {dollars}"
-    )
+    counts = f"{len(runs)} runs, {len(calls)} calls, {len(tools)} tools, {shown['tokenCountPrompt']} tokens in"
+    print(f"\nphoenix: {counts}, {dollars}")
 
     traces = {run["run_id"]: run["trace_id"] for run in ledger}
     for span in spans:

@@ -5,8 +5,8 @@ whole list; a text that must be shortened is cut at the borders of messages, so 
 content where the destination did not opt in (the caller asks first), capturing or redacting (that is done before the
 journal is written).
 
-`Exchange.content`, where it was captured: {"system": [part], "input": [message], "output": [message],
-"tools": [definition]}; a message is {"role", "parts": [part], "finish_reason"?}, a part any object with a `type`.
+`Exchange.content` as `Reading.content` gives it: {"system": [part], "input": [message], "output": [message], "tools":
+[definition]}; a message is {"role", "parts": [part], "finish_reason"?}, a part any object with a `type`.
 """
 
 from __future__ import annotations
@@ -35,10 +35,18 @@ FINISH: Final = {
 _encode = msgspec.json.Encoder().encode
 
 
-def attributes(call: Exchange) -> dict[str, str]:
-    """The content of a call as span attributes, each a JSON text; empty where none was captured."""
-    kept = structured(call)
-    return {name: text for name, value in kept.items() if (text := _within(value))}
+def attributes(call: Exchange) -> dict[str, str | int | bool]:
+    """The content of a call as span attributes, each list a JSON text; empty where none was captured."""
+    said = {name: text for name, value in structured(call).items() if (text := _within(value))}
+    if not said:
+        return {}
+    more: dict[str, str | int | bool] = {**said}
+    rules = call.content.get("rules")
+    if isinstance(rules, int):
+        more[names.REDACTION] = rules
+    if call.content.get("truncated") is True:
+        more[names.CONTENT_CUT] = True
+    return more
 
 
 def structured(call: Exchange) -> dict[str, list[dict[str, Any]]]:

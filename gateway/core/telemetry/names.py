@@ -142,6 +142,8 @@ SYSTEM: Final = "gen_ai.system_instructions"
 INPUT_MESSAGES: Final = "gen_ai.input.messages"
 OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
 TOOL_DEFINITIONS: Final = "gen_ai.tool.definitions"
+REDACTION: Final = "meterbox.content.redaction"  # version of the rules by which it was redacted
+CONTENT_CUT: Final = "meterbox.content.truncated"
 
 # --------------------------------------------------------------------------- events and log records
 DETAILS: Final = "gen_ai.client.inference.operation.details"

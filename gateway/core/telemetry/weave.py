@@ -19,6 +19,7 @@ from gateway.core.telemetry.inference import call_spans
 from gateway.core.telemetry.notes import Closed, Note
 from gateway.core.telemetry.spans import Event, Place, Record, Severity, Span, Wishes, amended, described, kept
 from gateway.core.telemetry.trees import root_span, tool_span
+from gateway.core.telemetry.withheld import Withheld
 from gateway.core.types import Entry, Exchange, Run
 
 NOTES_MOST: Final = 20_000  # runs in the notebook; above, a quarter is forgotten, ended ones first
@@ -65,15 +66,21 @@ class Weaver:
         self._coming = 0  # what the batch in hand adds to them
         self._open: dict[str, tuple[bytes | None, Note]] = {}
         self._woven = Woven()
+        self._withheld = Withheld(reading, notebook) if wishes.in_spans or wishes.in_events else None
 
-    def weave(self, entries: Sequence[Entry]) -> Woven:
-        """The spans that these entries complete. Nothing is remembered until the caller writes the notes."""
+    def weave(self, entries: Sequence[Entry], now: float = 0.0) -> Woven:
+        """The spans that these entries complete, and with content opted in, what waited for it; without entries only
+        that. Nothing is remembered until the caller writes the notes."""
         self._woven, self._open = Woven(), {}
-        for entry in entries:
+        withheld, at = self._withheld, entries[-1].at if entries else now
+        last = entries[-1].seq if entries else self._notebook.cursor
+        for entry in entries if withheld is None else withheld.ready(entries, last, now):
             self._take(entry)
+        if withheld is not None:
+            self._woven.notes.update(withheld.changes())
         for key, (raw, note) in self._open.items():
             if notes.encode(note) != (raw or b""):
-                note.at = entries[-1].at
+                note.at = at
                 self._woven.notes[PREFIX + key] = notes.encode(note)
         self._forget()
         self._open = {}
@@ -105,6 +112,7 @@ class Weaver:
 
     def _call(self, change: Change, call: Exchange) -> None:
         key, run, wishes = change.entry.run, change.run, self._wishes
+        call.content = self._withheld.laid(call) if self._withheld is not None else None
         note = self._note(key, run)
         note.trace_id = ids.trace_of(key, note.trace_id or (run.trace_id if run is not None else None))
         late = note.closed > 0 and call.started_at < note.closed_at

@@ -20,13 +20,14 @@ from gateway.core.telemetry import names, presets
 from gateway.core.telemetry.health import Health
 from gateway.core.telemetry.settings import Destination
 from gateway.core.telemetry.spans import Record, Section, Span, Wishes
-from gateway.core.telemetry.weave import Weaver
+from gateway.core.telemetry.weave import Weaver, Woven
 from gateway.core.types import Entry
 from gateway.projections.otlp.answer import Answer, Never
 from gateway.projections.otlp.encode import Encoder
 
 BATCH_MOST: Final = 256  # spans, or log records, in one request
-IDLE_S: Final = 60.0  # nothing here depends on time
+IDLE_S: Final = 60.0  # without content nothing here depends on time
+WAITING_S: Final = 5.0
 _Item = TypeVar("_Item")
 SENT, REJECTED, RECORDS = "count/sent", "count/rejected", "count/records"
 
@@ -89,9 +90,24 @@ class OtlpProjection:
 
     def apply(self, entries: Sequence[Entry]) -> None:
         """See `ports.Projection`."""
-        if not entries:
-            return
-        woven = self._weaver.weave(entries)
+        if entries:
+            self._deliver(self._weaver.weave(entries, self._around.now()), entries[-1].seq)
+
+    def tick(self, now: float) -> float:
+        """See `ports.Projection`. Content that is waited for may never come: then its run is told without."""
+        if self._to.content == "NO_CONTENT":
+            return IDLE_S
+        if not self._accepted:  # else a batch is in hand
+            woven = self._weaver.weave((), now)
+            if woven.notes:
+                self._deliver(woven, self._notebook.cursor)
+        return WAITING_S
+
+    def close(self) -> None:
+        """Lets go of its connections."""
+        self._carrier.close()
+
+    def _deliver(self, woven: Woven, cursor: int) -> None:
         spans = [presets.dressed(span, self._to.preset, self._to.aliases) for span in woven.spans]
         for batch in _batches([span for span in spans if span.span_id not in self._accepted]):
             self._send_spans(batch)
@@ -99,19 +115,11 @@ class OtlpProjection:
             self._send_records(told)
         totals = {key: _total(self._notebook, key) + count for key, count in self._counted.items()}
         counts = {key: b"%d" % total for key, total in totals.items()}
-        self._notebook.write({**woven.notes, **counts}, entries[-1].seq)
+        self._notebook.write({**woven.notes, **counts}, cursor)
         self._weaver.written()
         self._accepted.clear()
         self._counted = dict.fromkeys(self._counted, 0)
         self._tell()
-
-    def tick(self, now: float) -> float:  # noqa: ARG002  the socket names it; nothing here depends on time
-        """See `ports.Projection`."""
-        return IDLE_S
-
-    def close(self) -> None:
-        """Lets go of its connections."""
-        self._carrier.close()
 
     def _send_spans(self, batch: Sequence[Span]) -> None:
         """Sends them, in halves where the whole can't succeed; one that can't succeed alone is dropped."""

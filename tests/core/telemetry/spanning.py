@@ -5,14 +5,18 @@ Invariant: everything goes through the real ledger and the real notebook; only t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from msgspec.json import encode
 
 from gateway.core.telemetry.spans import Section, Span, Wishes
 from gateway.core.telemetry.weave import Weaver, Woven
 from gateway.core.types import (
     Asked,
     Attempt,
+    Content,
     Exchange,
     Limited,
     Result,
@@ -97,11 +101,26 @@ class World:
         """The run is ended, killed or resumed now."""
         await self.store.end_run(run, state, outcome, reason, self.clock.now())
 
+    async def capture(self, call: str, run: str = "R", **said: Any) -> None:
+        """What a call said comes into the journal: lists of messages, as `system`, `input`, `output` and `tools`."""
+        texts = {
+            f"{call}-{name}-{at}": encode(one).decode() for name, many in said.items() for at, one in enumerate(many)
+        }
+        lists: dict[str, Any] = {
+            name: tuple(f"{call}-{name}-{at}" for at in range(len(many))) for name, many in said.items()
+        }
+        self.store.remember(Content(call, run, **lists, rules=3, texts=texts), self.lost)
+        await asyncio.sleep(0)
+
+    def lost(self) -> None:
+        """The store could not keep it."""
+        raise AssertionError("content was lost")
+
     def read(self, limit: int = 500, weaver: Weaver | None = None) -> Woven:
         """The next entries, woven and remembered."""
         one = weaver or self.weaver
         entries = self.store.reading().entries(self.notebook.cursor, limit=limit)
-        woven = one.weave(entries)
+        woven = one.weave(entries, self.clock.now())
         self.notebook.write(woven.notes, entries[-1].seq if entries else None)
         one.written()
         return woven

@@ -22,8 +22,8 @@ async def run_in(preset: str, **wishes: Any) -> tuple[list[Span], int]:
     """A run of two calls with a cache, a tool and a retry, as this backend gets it; and what the ledger charged."""
     world = World(Wishes(sections=SECTIONS, **wishes))
     told = {"agent": "research", "user": "u1", "session": "s1"}
-    content = {"input": [PARIS], "output": [RAIN]}
-    await world.call("c1", 1_250_000, **told, **{**FULL, "content": content, **asks(("t1", "search"))})
+    await world.call("c1", 1_250_000, **told, **{**FULL, "content": True, **asks(("t1", "search"))})
+    await world.capture("c1", input=[PARIS], output=[RAIN])
     used = Usage(input_tokens=10, output_tokens=5)
     await world.call("c2", 750_000, **brings("t1"), usage=used, request_model="gpt-4o", response_model="gpt-4o-2024")
     await world.end("R", "ended", None, None)

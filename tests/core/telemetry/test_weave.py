@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.life import trace_id
-from gateway.core.telemetry import ids, names, notes, weave
+from gateway.core.telemetry import ids, names, notes, weave, withheld
 from gateway.core.telemetry.spans import Wishes
 from gateway.core.types import Usage
 from tests.core.telemetry.spanning import AT, OVER, SECTIONS, World, asks, brings, named, number
@@ -253,25 +253,92 @@ async def test_a_batch_that_was_not_written_is_woven_again_to_the_same():
     assert ["execute_tool f"] == [span.name for span in named(world.spans(), "execute_tool")]
 
 
+CALLED = {"type": "tool_call", "id": "t1", "name": "f", "arguments": {"q": 1}}
+ASKED = {"role": "user", "parts": [{"type": "text", "content": "Why?"}]}
+TOLD = {"role": "tool", "parts": [{"type": "tool_call_response", "id": "t1", "response": "so"}]}
+SAID = {"role": "assistant", "parts": [{"type": "text", "content": "So."}]}
+OPEN = Wishes(content="SPAN_AND_EVENT", sections=SECTIONS)
+
+
 async def test_opted_in_content_reaches_tools_and_root():
-    """Rule 6: the root has the first question and the last answer, a tool its arguments and its result."""
-    world = World(Wishes(content="SPAN_AND_EVENT", sections=SECTIONS))
-    called = {"type": "tool_call", "id": "t1", "name": "f", "arguments": {"q": 1}}
-    asked = {"role": "user", "parts": [{"type": "text", "content": "Why?"}]}
-    told = {"role": "tool", "parts": [{"type": "tool_call_response", "id": "t1", "response": "so"}]}
-    said = {"role": "assistant", "parts": [{"type": "text", "content": "So."}]}
-    await world.call(
-        "c1", content={"input": [asked], "output": [{"role": "assistant", "parts": [called]}]}, **asks(("t1", "f"))
-    )
-    await world.call("c2", content={"input": [asked, told], "output": [said]}, **brings("t1"))
+    """Rule 6: the root has the first question and the last answer, a tool its arguments and its result; the version of
+    the redaction stands beside."""
+    world = World(OPEN)
+    await world.call("c1", content=True, **asks(("t1", "f")))
+    await world.capture("c1", input=[ASKED], output=[{"role": "assistant", "parts": [CALLED]}])
+    await world.call("c2", content=True, **brings("t1"))
     await world.end("R", "ended", None, None)
+    await world.capture("c2", input=[ASKED, TOLD], output=[SAID])
     found = world.read()
     tool, root = named(found.spans, "execute_tool")[0].attributes, named(found.spans, "invoke_agent")[0].attributes
     assert ('{"q":1}', "so") == (tool[names.TOOL_ARGUMENTS], tool[names.TOOL_RESULT])
     assert ("Why?", "So.") == (root[names.INPUT], root[names.OUTPUT])
+    assert {3} == {span.attributes[names.REDACTION] for span in named(found.spans, "chat")}
     assert [names.DETAILS] * 2 == [one.name for one in found.records]
     hidden = World.fresh(World()).weave(world.store.reading().entries(0))
     assert "Why?" not in repr(hidden.spans) + repr(hidden.records)
+
+
+@pytest.mark.parametrize("size", [1, 2, 500])
+async def test_a_run_waits_for_its_content_and_others_don_t(size):
+    """It comes after the call: the run is told no further until then, in its order, whatever the batches."""
+    world = World(OPEN)
+    await world.call("c1", content=True, **asks(("t1", "f")))
+    await world.call("c2", content=True, **brings("t1"))
+    await world.call("other", run="S")
+    await world.end("R", "ended", None, None)
+
+    def drain() -> list[str]:
+        found = []
+        while world.store.reading().entries(world.notebook.cursor, limit=1):
+            found += [span.name for span in world.read(size, world.fresh()).spans]
+        return found
+
+    assert ["chat m"] == drain()
+    assert 1 == len([key for key, _ in world.notebook.all("wait/")])
+    await world.capture("c2", input=[ASKED], output=[SAID])
+    assert [] == drain()  # what came first is still missing
+    await world.capture("c1", input=[ASKED], output=[SAID])
+    assert ["chat m", "execute_tool f", "chat m", "invoke_agent"] == drain()
+    assert [] == list(world.notebook.all("wait/"))
+
+
+async def test_content_that_never_comes_holds_up_its_run_for_ten_seconds():
+    """Then the call goes without; what is asked for is the time, no entry."""
+    world = World(OPEN)
+    await world.call("c1", content=True)
+    await world.end("R", "ended", None, None)
+    assert [] == world.spans()
+    world.clock.advance(5)
+    assert [] == world.read().spans
+    world.clock.advance(6)
+    assert ["chat m", "invoke_agent"] == [span.name for span in world.read().spans]
+    assert [] == world.read().spans
+    await world.capture("c1", input=[ASKED])
+    assert [] == world.read().spans  # too late for a span that was sent
+
+
+async def test_without_opting_in_nothing_waits():
+    """Captured or not."""
+    world = World()
+    await world.call("c1", content=True)
+    (span,) = world.spans()
+    assert not [name for name in span.attributes if "messages" in name or "content" in name]
+
+
+async def test_what_is_read_again_is_bounded(monkeypatch):
+    """A long run comes in parts, none is left out."""
+    monkeypatch.setattr(withheld, "ONCE_MOST", 3)
+    world = World(OPEN)
+    await world.call("c0", content=True)
+    for n in range(1, 10):
+        await world.call(f"c{n}")
+    world.read()
+    await world.capture("c0", input=[ASKED])
+    found = []
+    for _ in range(10):
+        found += world.read().spans
+    assert [f"c{n}" for n in range(10)] == [span.attributes[names.CALL_ID] for span in found]
 
 
 async def test_a_full_note_stays_small():

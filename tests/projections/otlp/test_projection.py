@@ -17,7 +17,7 @@ from gateway.core.types import Exchange
 from gateway.projections.otlp import Around, OtlpProjection, projection
 from gateway.stores.memory import MemoryStore
 from gateway.stores.notebook import SqliteNotebook
-from tests.core.telemetry.spanning import FULL, SECTIONS, World, asks, brings
+from tests.core.telemetry.spanning import AT, FULL, SECTIONS, World, asks, brings
 from tests.otlp import OtlpServer, always
 from tests.play import free_port
 
@@ -31,7 +31,8 @@ class Told:
         self.store = store
         self.notebook = SqliteNotebook(folder / "otlp-d.sqlite3")
         say = lambda event, fields: self.said.append((event, fields))  # noqa: E731  one line is enough
-        around = Around(lambda: 0.0, self.health, say, SECTIONS, "0.1.0", "i1")
+        self.now = AT
+        around = Around(lambda: self.now, self.health, say, SECTIONS, "0.1.0", "i1")
         self.projection = OtlpProjection(Destination("d", url, **more), store.reading(), self.notebook, around)
 
     def drive(self, limit: int = 500) -> None:
@@ -249,6 +250,33 @@ async def test_what_it_remembers_is_bounded(tmp_path, monkeypatch):
         assert len(list(told.notebook.all(weave.PREFIX))) <= 20
         assert 60 * 3 == len(server.spans)  # a call, its tool, its root
         told.close()
+
+
+async def test_opted_in_content_goes_with_its_call_or_the_call_without_it(tmp_path):
+    """The span waits for what was captured; `tick` tells when that never came; a destination that is down then, too."""
+    world = World()
+    said = {"role": "user", "parts": [{"type": "text", "content": "Why?"}]}
+    await world.call("c1", content=True)
+    await world.call("c2", run="S", content=True)
+    port = free_port()
+    with OtlpServer(port) as server:
+        told = Told(tmp_path, world.store, server.url, content="SPAN_ONLY")
+        told.drive()
+        assert 0 < told.projection.tick(AT) <= 60
+        assert {} == server.spans and world.store.reading().ends()[1] == told.projection.cursor
+        await world.capture("c1", input=[said])
+        told.drive()
+        assert "Why?" in server.attributes(ids.call_id("c1"))["gen_ai.input.messages"]
+    told.now = AT + 20
+    with pytest.raises(UpstreamFailed):
+        told.projection.tick(told.now)
+    with OtlpServer(port) as server:
+        told.projection.tick(told.now)
+        assert [ids.call_id("c2")] == list(server.spans)
+        assert "gen_ai.input.messages" not in server.attributes(ids.call_id("c2"))
+        told.projection.tick(told.now)
+        assert 1 == len(server.requests)
+    told.close()
 
 
 def test_grpc_without_its_package_stops_the_start(tmp_path, monkeypatch):
