@@ -101,12 +101,12 @@ class Board:
             series.exemplars[place] = exemplar
         self._dirty.add((family.name, series.labels))
 
-    def place(self, group: str, value: str, most: int = PLACES, takes: bool = True) -> str:
+    def place(self, group: str, value: str, most: int = PLACES) -> str:
         """The value, if it has a place among those of its label or takes one that is free; else `other`."""
         names = self._named.get(group)
         if names is not None and value in names:
             return value
-        if not takes or not value.isprintable() or len(value) > LONGEST or (names is not None and len(names) >= most):
+        if not value.isprintable() or len(value) > LONGEST or (names is not None and len(names) >= most):
             return OTHER
         self._named.setdefault(group, []).append(value)
         self._placed = True
