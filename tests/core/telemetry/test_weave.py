@@ -303,6 +303,17 @@ async def test_a_run_waits_for_its_content_and_others_don_t(size):
     assert [] == list(world.notebook.all("wait/"))
 
 
+async def test_what_waited_is_told_up_to_where_the_journal_was_read():
+    """What came meanwhile has its turn with its own batch, once."""
+    world = World(OPEN)
+    await world.call("c1", content=True)
+    world.read()
+    await world.capture("c1", input=[ASKED])
+    await world.call("c2")
+    first, second = world.read(1).spans, world.read().spans
+    assert (["c1"], ["c2"]) == tuple([span.attributes[names.CALL_ID] for span in part] for part in (first, second))
+
+
 async def test_content_that_never_comes_holds_up_its_run_for_ten_seconds():
     """Then the call goes without; what is asked for is the time, no entry."""
     world = World(OPEN)
