@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.telemetry import families
 from gateway.core.telemetry.exposition import CONTENT_TYPE
 from gateway.demo.provider import ScriptedProvider
 from tests.core.telemetry.metering import read, samples, total
 from tests.e2e.observing import until
 from tests.e2e.spending import call, chat, scripted
-from tests.play import Gateway, nusd
+from tests.play import ROOT, Gateway, nusd
 
 RUNS, CALLS, KILLS = 6, 20, 4
 NOTEBOOK = "projections/metrics.sqlite3-wal"
@@ -142,3 +145,22 @@ def plain(text: str) -> str:
         elif words[0] != "#":
             lines.append(line.partition(" # ")[0])
     return "\n".join(lines) + "\n"
+
+
+@pytest.mark.server
+def test_examples_of_the_docs_are_queries(tmp_path: Path) -> None:
+    """Every example of docs/metrics.md, and its fenced block, is understood by Prometheus."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is missing: apt-get install prometheus")
+    docs = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    rows = [line for line in docs.splitlines() if line.startswith(("| `meterbox_", "| `gen_ai_"))]
+    found = [row.rstrip(" |").rpartition(" | `")[2].rstrip("`").replace("\\|", "|") for row in rows]
+    for block in re.findall(r"```promql\n(.*?)```", docs, re.S):
+        found += [part.strip() for part in re.split(r"^#.*\n", block, flags=re.M) if part.strip()]
+    assert len(found) >= len(families.ALL) + 3
+    rules = [{"record": f"docs:example:{number}", "expr": query} for number, query in enumerate(found)]
+    file = tmp_path / "rules.yaml"
+    file.write_text(json.dumps({"groups": [{"name": "docs", "rules": rules}]}), encoding="utf-8")
+    done = subprocess.run([promtool, "check", "rules", str(file)], capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
