@@ -15,6 +15,7 @@ import pytest
 
 from gateway.demo.provider import ScriptedProvider
 from gateway.stores.reader import LedgerReader
+from tests.e2e.observing import Receiver
 from tests.e2e.test_workers import section, until
 from tests.play import Gateway, fetch
 
@@ -72,6 +73,25 @@ async def test_content_is_kept_only_where_it_is_asked_for_and_never_raw(
     assert PHRASE.encode() in raw
     assert not [word for word in (CANARY, "4111 1111") if word.encode() in raw]
     assert [] == gateway.said("content_lost") == gateway.said("defect")
+
+
+async def test_content_that_leaves_is_what_was_captured(tmp_path: Path, provider: ScriptedProvider) -> None:
+    """On the call's span at a real receiver of OTLP: the messages, the version of the redaction, and no secret."""
+    receiver = Receiver()
+    to = f'[projections.otlp.destinations.lab]\nendpoint = "{receiver.origin}"\ncompression = "none"\n'
+    gateway = Gateway(tmp_path, section(provider) + ON + '[projections.otlp]\ncontent = "SPAN_ONLY"\n' + to)
+    try:
+        await asyncio.to_thread(gateway.start)
+        await ask(gateway, "told", True)
+        sent = f"{PHRASE} of told: [redacted:api-key], card [redacted:card]".encode()
+        await until(lambda: sent in b"".join(receiver.bodies), 30)
+    finally:
+        await asyncio.to_thread(gateway.stop)
+        receiver.stop()
+    told = b"".join(receiver.bodies)
+    for name in (b"gen_ai.input.messages", b"gen_ai.output.messages", b"meterbox.content.redaction"):
+        assert name in told
+    assert CANARY.encode() not in told and b"4111 1111" not in told
 
 
 @pytest.mark.parametrize("content", ["SPAN_ONLY", "EVENT_ONLY", "SPAN_AND_EVENT"])

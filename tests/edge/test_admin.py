@@ -19,6 +19,7 @@ from gateway.core.types import (
     NUSD,
     Attempt,
     Charge,
+    Content,
     Denied,
     Exchange,
     Order,
@@ -695,6 +696,14 @@ async def test_events_come_once_and_as_they_happen(house: House) -> None:
             await house.call("r", cost)
             assert f"0.00000000{cost}" == (await anext(stream))["data"]["data"]["cost_usd"]
         await stream.aclose()  # type: ignore[attr-defined]  # an async generator has it
+
+
+async def test_events_leave_out_what_was_captured(house: House) -> None:
+    """Hashes of messages are nothing that a listener can use; what comes behind them is told."""
+    await house.call("r", NUSD)
+    house.store.remember(Content("c", "r", input=("hash",)), lambda: None)
+    await house.call("r", 2)
+    assert ["run", "call", "call"] == [one["event"] for one in await listen(house, "/api/runs/r/events", 3)]
 
 
 async def test_listeners_are_counted(house: House) -> None:
