@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -218,6 +219,24 @@ async def test_a_collector_that_is_down_stops_the_cursor_and_nothing_else(otelco
             assert world.store.reading().ends()[1] == projection.cursor
         finally:
             collector.kill()
+
+
+def test_the_examples_for_other_backends_pass_the_collectors_own_check(otelcol, tmp_path):
+    """R-155: each example of docs/spans.md, laid over our configuration; and the check refuses a wrong one."""
+    page = (ROOT / "docs/spans.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```yaml\n# (\w+\.yaml).*?\n(.*?)```", page, re.DOTALL)
+    assert ["honeycomb.yaml", "datadog.yaml"] == [name for name, _ in examples]
+    environment = {
+        "PATH": os.environ["PATH"], "OTELCOL_QUEUE": str(tmp_path), "HONEYCOMB_API_KEY": "x", "DD_API_KEY": "x",
+        "DATADOG_TRACES_ENDPOINT": "https://datadog.example.com/v1/traces",
+    }  # fmt: skip
+    wrong = examples[0][1].replace("sending_queue", "sending_cue")
+    for name, text in [*examples, ("wrong.yaml", wrong)]:
+        (tmp_path / name).write_text(text)
+        files = ["--config", str(ROOT / "otel-collector.yaml"), "--config", str(tmp_path / name)]
+        asked = [str(otelcol), "validate", *files]
+        done = subprocess.run(asked, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert (name == "wrong.yaml") == (done.returncode != 0), f"{name}: {done.stderr[-500:]}"
 
 
 def test_the_configuration_keeps_what_it_took_and_asks_for_ever():
