@@ -109,8 +109,8 @@ async def work(gateway: Gateway, run: str, steps: int, *, result: str = "a page"
 
 async def mishaps(gateway: Gateway, provider: ScriptedProvider) -> None:
     """Everything that a page has a place for: refusals, cuts, hang-ups, errors, models without a price, kills."""
-    crawler = {"x_meterbox_agent": "crawler"}
-    coder = {"x_meterbox_agent": "coder"}
+    crawler: dict[str, Any] = {"x_meterbox_agent": "crawler"}
+    coder: dict[str, Any] = {"x_meterbox_agent": "coder"}
     loops = [work(gateway, f"loop-{n}", 30, x_meterbox_limit_usd="0.004", **crawler) for n in range(2)]
     fails = work(gateway, "fails", 3, result="Error: no such page", **coder)
     assert [402, 402, 200] == list(await asyncio.gather(*loops, fails))
