@@ -11,13 +11,13 @@ enters: a thread, a clock, the ledger, a decision about money.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from gateway.core import redact
 from gateway.core.ports import Stream
@@ -33,6 +33,7 @@ REQUEST_MOST: Final = 8 << 20  # bytes of a request; what is larger is all media
 MESSAGES_MOST: Final = 1_000  # of one request, the newest
 TOOLS_MOST: Final = 256
 TEXT_MOST: Final = 256 << 10  # bytes of one message as JSON
+PART_MOST: Final = 256 << 10  # characters that the ledger writes at once
 KNOWN_MOST: Final = 8_192  # texts that need not be read again
 YOUNG_S: Final = 3_600.0  # a text that is still said is written again so often: it is forgotten by its age
 
@@ -61,6 +62,10 @@ class Said(Struct, frozen=True):
     def size(self) -> int:
         """Its bytes."""
         return len(self.request) + sum(map(len, self.answer))
+
+    def __repr__(self) -> str:
+        """Nothing of what was said, wherever it is printed."""
+        return f"Said({self.call_id}, {self.size} bytes)"
 
 
 class Ear(Protocol):
@@ -197,6 +202,19 @@ class Scribe:
         if len(self._known) > KNOWN_MOST:
             self._known.popitem(last=False)
         self._pause()
+
+
+def parts(content: Content, most: int = PART_MOST) -> Iterator[Content]:
+    """The same in parts of about so many characters, texts first: each is written by itself, and money goes between."""
+    some: dict[str, str] = {}
+    size = 0
+    for name, text in content.texts.items():
+        if some and size + len(text) > most:
+            yield Content(content.call_id, content.run, texts=some, last=False)
+            some, size = {}, 0
+        some[name] = text
+        size += len(text)
+    yield structs.replace(content, texts=some)
 
 
 class _Page:

@@ -530,6 +530,7 @@ class Content(Struct, frozen=True):
     truncated: bool = False
     rules: int = 0  # version of the rules by which it was redacted
     texts: dict[str, str] = {}
+    last: bool = True  # else only some of its texts: the rest, and what names them, come behind
 
 
 # --------------------------------------------------------------------------- verdicts

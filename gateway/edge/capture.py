@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import queue
 import threading
+import traceback
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
-from gateway.core.capture import Said, Scribe
+from gateway.core.capture import Said, Scribe, parts
 from gateway.core.ports import Clock, Store
 
 CALLS_MOST: Final = 1_000  # that wait for the thread
@@ -35,6 +38,8 @@ class Capture:
         self._inbox: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
         self._taken = self._done = 0  # bytes: counted up by the loop, and by the thread
         self._lost = self._failed = 0  # calls that the store did not take, or that could not be read: the thread's own
+        self._missing = ""  # the call that was lost last: it is one, however many parts it had
+        self._why = ""  # of the call that could not be read last
         self._said = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -70,12 +75,8 @@ class Capture:
         """Says what was lost since the last look."""
         lost = self.lost
         if lost != self._said:
-            told = {
-                "calls": lost - self._said,
-                "no_room": self.dropped,
-                "not_written": self._lost,
-                "broken": self._failed,
-            }
+            told: dict[str, Any] = {"calls": lost - self._said, "no_room": self.dropped, "not_written": self._lost}
+            told |= {"broken": self._failed} | ({"why": self._why} if self._why else {})
             self._log("content_lost", told)
             self._said = lost
 
@@ -93,17 +94,26 @@ class Capture:
                 self._scribe.forget()
             try:
                 content = self._scribe.write(said, self._clock.now())
-            except Exception:  # noqa: BLE001  counted in `_failed`, said by `look`: one odd call is not the others' end
+            except Exception as error:  # noqa: BLE001  counted in `_failed`, said by `look`: others go on
                 self._failed += 1
+                self._why = _where(error)
             else:
-                self._store.remember(content, self._missed)
+                for part in parts(content):
+                    self._store.remember(part, partial(self._missed, content.call_id))
             self._done += said.size
 
-    def _missed(self) -> None:
+    def _missed(self, call_id: str) -> None:
         """The store did not write it: what counts as known may be among it. On any thread."""
         with self._lock:
-            self._lost += 1
+            self._lost += call_id != self._missing
+            self._missing = call_id
         self._forget.set()
+
+
+def _where(error: Exception) -> str:
+    """What broke and in which line of ours; never its message, which may quote what was said."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} in {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
 def _rest(stop: threading.Event) -> None:

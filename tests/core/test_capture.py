@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gateway.core import capture, redact
-from gateway.core.capture import KNOWN_MOST, MESSAGES_MOST, TEXT_MOST, TOOLS_MOST, YOUNG_S, Said, Scribe
+from gateway.core.capture import KNOWN_MOST, MESSAGES_MOST, TEXT_MOST, TOOLS_MOST, YOUNG_S, Said, Scribe, parts
 
 AT = 1_800_000_000.0
 
@@ -83,6 +84,21 @@ def test_the_longest_of_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     huge = scribe.write(said([user("hi")]), AT)
     assert ((), True) == (huge.input, huge.truncated)
     assert redact.VERSION == huge.rules
+
+
+def test_parts_are_the_whole() -> None:
+    """Texts first, what names them last; one that is too large alone is a part of its own."""
+    content = Scribe().write(said([user("a" * 10), user("b" * 100), user("c" * 10), user("d" * 10)]), AT)
+    found = list(parts(content, 150))
+    assert [False, False, True] == [part.last for part in found]
+    assert content.texts == {name: text for part in found for name, text in part.texts.items()}
+    assert content == structs.replace(found[-1], texts=content.texts)
+    assert [content] == list(parts(content))
+
+
+def test_nothing_said_is_printed() -> None:
+    """A log line, a traceback: the bytes are counted, not shown."""
+    assert "canary" not in repr(said([user("canary")], b"canary"))
 
 
 def test_half_an_answer() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +123,27 @@ async def test_bytes_have_a_bound_and_come_back(monkeypatch: pytest.MonkeyPatch)
     ear.close()
 
 
+async def test_large_contents_are_written_in_parts(tmp_path: Path) -> None:
+    """Money goes between them; a reader finds the whole. One that is lost counts once."""
+    long = [{"role": "user", "content": f"{number} " * 30_000} for number in range(10)]
+    big = Said("c1", "r", "openai-chat", json.dumps({"messages": long}).encode(), (), False)
+    slow = Slow(loses=True)
+    slow.may.set()
+    ear, _ = made(slow)
+    ear.take(big)
+    await asyncio.to_thread(ear.close)
+    assert (3, 1) == (len(slow.got), ear.lost)
+    assert [False, False, True] == [part.last for part in slow.got]
+    async with opened(sqlite(tmp_path, FakeClock())) as store:
+        ear, _ = made(store)
+        ear.take(big)
+        await asyncio.to_thread(ear.close)
+        await store.run("r")
+        found = store.reading().content("c1", "r") or {}
+        assert (10, False) == (len(found["input"]), found["truncated"])
+        assert ["content"] == [entry.kind for entry in store.reading().entries(0)]
+
+
 async def test_what_the_store_lost_is_not_taken_for_written() -> None:
     """The next call tells its texts again, and the loss is counted."""
     store = Slow(loses=True)
@@ -142,12 +164,15 @@ async def test_one_broken_call_is_not_the_others_end() -> None:
     """A format that nobody reads here is counted, and the thread goes on."""
     store = Slow()
     store.may.set()
-    ear, _ = made(store)
+    ear, lines = made(store)
     ear.take(Said("c1", "r", "unknown", b"", (), False))
     ear.take(said("c2"))
     await until(lambda: len(store.got) == 1)
     assert (1, "c2") == (ear.lost, store.got[0].call_id)
     ear.close()
+    await ear.look()
+    (told,) = lines
+    assert 1 == told[1]["broken"] and re.fullmatch(r"KeyError in capture\.py:\d+", told[1]["why"])
 
 
 async def test_a_stop_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,10 +140,11 @@ class Dirty(Struct):
     rows: list[Row] = field(default_factory=list)
     journal: list[Written] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    texts: list[Text] = field(default_factory=list)  # never without an entry of the journal
+    texts: list[Text] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.accounts or self.holds or self.runs or self.rows or self.journal or self.findings)
+        changed = self.accounts or self.holds or self.runs or self.rows or self.journal or self.findings or self.texts
+        return bool(changed)
 
 
 Indexed = tuple[str, str | None, str | None, str | None]

@@ -42,10 +42,11 @@ class Receipt:
 
 
 def keep(book: Book, now: float, content: Content) -> None:
-    """Writes the entry and the texts that it is the first to name; a text that is named again is young again."""
-    lists = {name: list(getattr(content, name)) for name in LISTS}
-    said = {"call_id": content.call_id, **lists, "truncated": content.truncated, "rules": content.rules}
-    book.write(now, KIND, whole(content.run), content.call_id, said)
+    """Writes the entry, or only texts that it will name; a text that is named again is young again."""
+    if content.last:
+        lists = {name: list(getattr(content, name)) for name in LISTS}
+        said = {"call_id": content.call_id, **lists, "truncated": content.truncated, "rules": content.rules}
+        book.write(now, KIND, whole(content.run), content.call_id, said)
     book.dirty.texts.extend(Text(name, content.call_id, now, text) for name, text in content.texts.items())
 
 

@@ -22,6 +22,7 @@ DAY_S: Final = 86_400.0
 HOLDS_S: Final = 40 * DAY_S  # a month's invoice is booked on its calls, and comes days after the month
 ROWS_S: Final = 90 * DAY_S
 SAID_S: Final = 7 * DAY_S
+TEXTS: Final = 64  # captured texts, which may have many pages each
 CHUNK: Final = 500  # rows that one transaction looks at: a few milliseconds
 ASK_S: Final = 60.0  # between two questions whether anything is old
 
@@ -118,7 +119,7 @@ class Keeper:
         return False
 
     def _texts(self, execute: Execute, now: float) -> bool:
-        return execute(DROP_TEXTS, (now - SAID_S, CHUNK)).rowcount > 0
+        return execute(DROP_TEXTS, (now - SAID_S, min(TEXTS, CHUNK))).rowcount > 0
 
     def _contents(self, execute: Execute, now: float) -> bool:
         before = now - SAID_S
