@@ -641,6 +641,24 @@ async def test_a_run_with_a_call_in_flight_is_not_idle(store: AnyStore, clock: F
         assert run is not None and "active" == run.state
 
 
+async def test_a_run_that_a_sweep_lets_go_is_not_idle(store: AnyStore, clock: FakeClock) -> None:
+    """The sweep that presumes the call in the way grants the one that waited, longer than a run may be idle: neither
+    its run nor the run's parent ends in that sweep, which no table tells of the grant yet."""
+    place = charge("key/k/inflight", want=1, limit=1)
+    await store.make_run(facts("P"), 0)
+    await store.reserve(order("c1", place, deadline_at=clock.at + 700))
+    child = msgspec.structs.replace(order("c2", place, run="K", wait_s=10_000.0), run=facts("K", parent="P"))
+    waits = asyncio.ensure_future(store.reserve(child))
+    while await store.run("K") is None:
+        await asyncio.sleep(0)
+    clock.advance(701)
+    await store.expire(clock.at)
+    assert isinstance(await waits, Reservation)
+    for key in ("K", "P"):
+        run = await store.run(key)
+        assert run is not None and "active" == run.state, key
+
+
 # --------------------------------------------------------------------------- reading
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.core.ledger import names
-from gateway.core.ledger.book import AMOUNT_MOST, Book, whole
+from gateway.core.ledger.book import AMOUNT_MOST, HELD, Book, whole
 from gateway.core.types import Exchange, Run, RunFacts
 
 ANCESTORS_MOST = 64  # how deep a run tree may be followed
@@ -164,6 +164,16 @@ def outcome_of(run: Run) -> str:
         code = run.last_finish or ""
         return "stopped_by_limit" if code == "insufficient_quota" or code.startswith("limit_") else "failed"
     return {"cut": "stopped_by_limit", "upstream_error": "failed"}.get(last, "abandoned")
+
+
+def lively(book: Book) -> set[str]:
+    """Runs that this batch gave a hold, or an active child: no table knows it yet, so that they would be called idle.
+    What lapses in a sweep lets orders go that waited for it, and they may have waited for long."""
+    found = {hold.run for hold in map(book.holds.__getitem__, book.dirty.holds) if hold.state == HELD}
+    for run in map(book.runs.__getitem__, book.dirty.runs):
+        if run.parent is not None and run.state == "active":
+            found.add(run.parent)
+    return found
 
 
 def end_idle(book: Book, key: str, before: float, now: float) -> bool:

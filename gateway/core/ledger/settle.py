@@ -284,8 +284,10 @@ def correct(book: Book, now: float, order_id: str, delta: int, why: tuple[str, s
 def expire(book: Book, now: float, idle_s: float) -> int:
     """Presumes holds past lease or deadline, ends idle runs, ends waits without hope. How many it touched."""
     touched = presume_lost(book, now, book.shelf.due(now, SWEEP_MOST), "deadline")
+    lively = runs.lively(book)
     for key in book.shelf.idle(now - idle_s, SWEEP_MOST):
-        touched += runs.end_idle(book, key, now - idle_s, now)
+        if key not in lively:
+            touched += runs.end_idle(book, key, now - idle_s, now)
     return touched + expire_line(book, now)
 
 
