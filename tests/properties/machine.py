@@ -390,8 +390,12 @@ class Life:
         for run in self.memory.book.runs:
             assert known.get_run(run) == reading.get_run(run)
             assert known.calls(run) == reading.calls(run)
-        ours = [(e.seq, e.at, e.kind, e.run, e.call_id) for e in known.entries(0, None, 10_000)]
-        assert ours == [(e.seq, e.at, e.kind, e.run, e.call_id) for e in reading.entries(0, None, 10_000)]
+        ours, theirs = (
+            [(e.at, e.kind, e.run, e.call_id or "") for e in one.entries(0, None, 10_000)] for one in (known, reading)
+        )
+        if len(self.files) > 1:  # who waits in another process is let go in a batch of that, a moment after the settle
+            ours, theirs = sorted(ours), sorted(theirs)
+        assert ours == theirs
 
 
 @cache
