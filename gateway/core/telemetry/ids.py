@@ -53,6 +53,11 @@ def amend_id(call: str, seq: int) -> str:
     return _derived("amend", call, str(seq))
 
 
+def feedback_id(run_key: str, seq: int) -> str:
+    """The span that tells of a judgement which came after its run's root was sent."""
+    return _derived("feedback", run_key, str(seq))
+
+
 def event_id(*parts: str) -> str:
     """What a log record is known by, however often it is sent."""
     return _derived("event", *parts)

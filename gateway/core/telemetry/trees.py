@@ -6,6 +6,7 @@ under `meterbox.run.*`. What never enters: a start or an end that nobody saw wit
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any, Final
 
 from gateway.core.telemetry import ids, names
@@ -70,6 +71,28 @@ def root_span(run: Run, note: Note, place: Place, end: dict[str, Any], parent: P
         links=links,
         error=None if error is None else clipped(f"{run.outcome}: {run.reason or error}", NAME_MOST),
     )
+
+
+def judged(data: dict[str, Any]) -> dict[str, Value | None]:
+    """Somebody's judgement of a run, under the conventions' names. A score may be a decimal as text."""
+    score = data.get("score")
+    try:
+        value = None if score is None else float(score)
+    except (TypeError, ValueError):
+        value = None
+    return {
+        names.EVALUATION_NAME: str(data.get("source") or "feedback"),
+        names.EVALUATION_SCORE: value if value is not None and isfinite(value) else None,
+        names.EVALUATION_WHY: data.get("comment"),
+    }
+
+
+def feedback_span(event: Event, place: Place, seq: int) -> Span:
+    """A judgement that came after its run's root was sent: a sent span can't be changed (contract, rule 12)."""
+    return Span(
+        "meterbox.feedback", "internal", place.trace_id, ids.feedback_id(place.run_key, seq), place.root_id,
+        event.at, event.at, kept(identity(place, None)), events=(event,),
+    )  # fmt: skip
 
 
 def _totals(run: Run, note: Note, end: dict[str, Any], parent: Place | None) -> dict[str, Value | None]:

@@ -6,7 +6,7 @@ in the notebook, written with the cursor and not before. What never enters: send
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,8 +17,8 @@ from gateway.core.telemetry import ids, messages, names, notes
 from gateway.core.telemetry.changes import CALL_KINDS, Change, Changes
 from gateway.core.telemetry.inference import call_spans
 from gateway.core.telemetry.notes import Closed, Note
-from gateway.core.telemetry.spans import Event, Place, Record, Severity, Span, Wishes, amended, described, kept
-from gateway.core.telemetry.trees import root_span, tool_span
+from gateway.core.telemetry.spans import Event, Place, Record, Severity, Span, Value, Wishes, amended, described, kept
+from gateway.core.telemetry.trees import feedback_span, judged, root_span, tool_span
 from gateway.core.telemetry.withheld import Withheld
 from gateway.core.types import Entry, Exchange, Run
 
@@ -98,15 +98,14 @@ class Weaver:
                     self._call(change, change.call)
                 else:
                     self._amend(change, change.before)
-        elif entry.kind in ("run", "resume"):
-            self._changes.forget(entry.run)
-            data, note = _any(entry.data), self._note(entry.run)
-            if entry.kind == "run" or data.get("episode", 1) > note.episode:
-                notes.begin(note, data.get("episode", 1), entry.at)
-        elif entry.kind in ("end", "kill"):
-            self._end(entry, _any(entry.data))
-        elif entry.kind == "threshold":
-            self._threshold(entry, _any(entry.data))
+        elif entry.kind in _TELLS:
+            _TELLS[entry.kind](self, entry, _any(entry.data))
+
+    def _begin(self, entry: Entry, data: dict[str, Any]) -> None:
+        self._changes.forget(entry.run)
+        note = self._note(entry.run)
+        if entry.kind == "run" or data.get("episode", 1) > note.episode:
+            notes.begin(note, data.get("episode", 1), entry.at)
 
     # ----------------------------------------------------------------------- calls
 
@@ -149,7 +148,7 @@ class Weaver:
         span = amended(change.call, before, place, entry.seq, entry.kind, entry.at)
         if span is not None:
             self._woven.spans.append(span)
-            self._record(names.AMENDED, entry.at, "INFO", place, (span.span_id, dict(span.attributes)))
+            self._record(names.AMENDED, entry, "INFO", place, (span.span_id, dict(span.attributes)))
 
     def _tell(self, spans: list[Span], call: Exchange) -> None:
         self._woven.spans += spans
@@ -182,7 +181,7 @@ class Weaver:
         place = self._place(entry.run, note, run, episode)
         if entry.kind == "kill":
             said = {names.RUN_ID: run.id, names.RUN_REASON: run.reason or ""}
-            self._record(names.KILLED, entry.at, "WARN", place, (place.root_id, said))
+            self._record(names.KILLED, entry, "WARN", place, (place.root_id, said))
         if note.closed >= episode:  # an ended run that is killed: its root was sent
             return
         self._unfinished(notes.end(note, run.ended_at or entry.at), place)
@@ -218,7 +217,18 @@ class Weaver:
         if len(note.events) < notes.EVENTS_MOST and note.closed < note.episode:
             note.events.append((names.THRESHOLD, entry.at, dict(said)))
         place = self._place(entry.run, note, run, note.episode)
-        self._record(names.THRESHOLD, entry.at, "WARN", place, (place.root_id, said))
+        self._record(names.THRESHOLD, entry, "WARN", place, (place.root_id, said))
+
+    def _feedback(self, entry: Entry, data: dict[str, Any]) -> None:
+        run = self._changes.run(entry.run)
+        note = self._note(entry.run, run)
+        place = self._place(entry.run, note, run, note.episode)
+        event = Event(names.EVALUATION, entry.at, kept(judged(data)))
+        if note.closed >= note.episode:
+            self._woven.spans.append(feedback_span(event, place, entry.seq))
+        elif len(note.events) < notes.EVENTS_MOST:
+            note.events.append((event.name, event.at, dict(event.attributes)))
+        self._record(names.EVALUATION, entry, "INFO", place, (place.root_id, event.attributes))
 
     # ----------------------------------------------------------------------- what is shared
 
@@ -226,11 +236,12 @@ class Weaver:
         trace = note.trace_id or ids.trace_of(key, run.trace_id if run is not None else None)
         return Place(key, trace, ids.root_id(key, episode), episode, run)
 
-    def _record(self, name: str, at: float, loud: Severity, place: Place, told: tuple[str, dict[str, Any]]) -> None:
+    def _record(
+        self, name: str, entry: Entry, loud: Severity, place: Place, told: tuple[str, Mapping[str, Value]]
+    ) -> None:
         span_id, said = told
-        known = {names.RUN_ID: place.run_id, **said}
-        known[names.EVENT_ID] = ids.event_id(name, span_id, repr(at))
-        self._add(Record(name, at, loud, described(name, said), place.trace_id, span_id, kept(known)))
+        known = {names.RUN_ID: place.run_id, **said, names.EVENT_ID: ids.event_id(name, span_id, str(entry.seq))}
+        self._add(Record(name, entry.at, loud, described(name, said), place.trace_id, span_id, kept(known)))
 
     def _add(self, record: Record) -> None:
         if self._records:
@@ -261,3 +272,13 @@ class Weaver:
         gone = ranked[: NOTES_MOST // 4]
         self._woven.notes.update({key: None for *_, key in gone})
         self._coming -= len(gone)
+
+
+_TELLS: Final[dict[str, Callable[[Weaver, Entry, dict[str, Any]], None]]] = {
+    "run": Weaver._begin,
+    "resume": Weaver._begin,
+    "end": Weaver._end,
+    "kill": Weaver._end,
+    "threshold": Weaver._threshold,
+    "feedback": Weaver._feedback,
+}

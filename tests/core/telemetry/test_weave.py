@@ -195,18 +195,40 @@ async def test_a_threshold_is_an_event_of_the_runs_root():
     from tests.ledgers import charge, order
 
     world = World()
-    mark = Mark("night", 100, (("0.5", 500),))
+    mark = Mark("night", 100, (("0.5", 500), ("0.6", 600)))
     await world.store.reserve(order("c1", charge("run/R/nusd", want=60, limit=100, marks=(mark,))))
     from tests.ledgers import exchange
 
     await world.store.settle("c1/1", {"nusd": 60}, exchange("c1", 60))
     await world.end("R", "ended", None, None)
     found = world.read()
-    (event,) = named(found.spans, "invoke_agent")[0].events
+    event, _ = named(found.spans, "invoke_agent")[0].events
     assert (names.THRESHOLD, "night", "0.5", 60) == (
         event.name, event.attributes[names.BUDGET], event.attributes[names.REACHED], event.attributes[names.SPENT]
     )  # fmt: skip
-    assert [names.THRESHOLD] == [one.name for one in found.records]
+    assert [names.THRESHOLD] * 2 == [one.name for one in found.records]
+    assert 2 == len({one.attributes[names.EVENT_ID] for one in found.records})
+
+
+async def test_feedback_is_an_event_of_the_root_or_a_span_of_its_own_after_it():
+    """Contract 3.5, gen_ai.evaluation.result: most judgements come when the run has ended, and its root was sent."""
+    world = World()
+    await world.call("c1")
+    await world.store.note("feedback", "R", {"score": "0.25", "comment": "slow", "source": "ann"}, world.clock.now())
+    await world.end("R", "ended", None, None)
+    await world.store.note("feedback", "R", {"score": 1}, world.clock.now())
+    await world.store.note("feedback", "R", {"score": "much"}, world.clock.now())
+    found = world.read()
+    (root,) = named(found.spans, "invoke_agent")
+    told = {names.EVALUATION_NAME: "ann", names.EVALUATION_SCORE: 0.25, names.EVALUATION_WHY: "slow"}
+    assert [(names.EVALUATION, told)] == [(event.name, event.attributes) for event in root.events]
+    later, odd = named(found.spans, "meterbox.feedback")
+    assert (root.span_id, {names.EVALUATION_NAME: "feedback", names.EVALUATION_SCORE: 1.0}) == (
+        later.parent, later.events[0].attributes
+    )  # fmt: skip
+    assert names.EVALUATION_SCORE not in odd.events[0].attributes and later.span_id != odd.span_id
+    assert [names.EVALUATION] * 3 == [one.name for one in found.records]
+    assert 3 == len({one.attributes[names.EVENT_ID] for one in found.records})
 
 
 async def test_a_run_that_failed_says_with_what():
