@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any, Final
 
+from gateway.core.redact import redact
 from gateway.core.telemetry import ids, names
 from gateway.core.telemetry.notes import Closed, Note
 from gateway.core.telemetry.spans import NAME_MOST, Event, Link, Place, Span, Value, clipped, dollars, identity, kept
@@ -75,7 +76,7 @@ def root_span(run: Run, note: Note, place: Place, end: dict[str, Any], parent: P
 
 def judged(data: dict[str, Any]) -> dict[str, Value | None]:
     """Somebody's judgement of a run, under the conventions' names. A score may be a decimal as text."""
-    score = data.get("score")
+    score, comment = data.get("score"), data.get("comment")
     try:
         value = None if score is None else float(score)
     except (TypeError, ValueError):
@@ -83,7 +84,7 @@ def judged(data: dict[str, Any]) -> dict[str, Value | None]:
     return {
         names.EVALUATION_NAME: str(data.get("source") or "feedback"),
         names.EVALUATION_SCORE: value if value is not None and isfinite(value) else None,
-        names.EVALUATION_WHY: data.get("comment"),
+        names.EVALUATION_WHY: redact(str(comment)) if comment is not None else None,
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 from gateway.core.telemetry import names
 from gateway.core.telemetry.notes import Closed, Note, OpenTool
 from gateway.core.telemetry.spans import MOST_BYTES, Place
-from gateway.core.telemetry.trees import root_span, tool_span
+from gateway.core.telemetry.trees import judged, root_span, tool_span
 from tests.core.telemetry.spanning import AT, run_of
 
 PLACE = Place("R", "a" * 32, "b" * 16, 1, run_of())
@@ -49,6 +49,13 @@ def test_what_a_person_should_look_at_is_an_error(outcome, error):
     span = root_span(run_of(outcome=outcome, reason="why"), Note(), PLACE, {}, None)
     assert error == span.attributes.get(names.ERROR_TYPE)
     assert (None if error is None else f"{outcome}: why") == span.error
+
+
+def test_a_judgement_says_no_secret():
+    """Its comment is a person's text: redacted like any other, and odd scores are left out."""
+    said = judged({"score": "nan", "comment": "my key sk-abcdefghijklmnopqrstuvwx failed"})
+    assert "sk-abc" not in str(said[names.EVALUATION_WHY]) and "failed" in str(said[names.EVALUATION_WHY])
+    assert (None, "feedback") == (said[names.EVALUATION_SCORE], said[names.EVALUATION_NAME])
 
 
 def test_a_root_without_budget_or_agent_leaves_them_out():
