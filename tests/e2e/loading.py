@@ -17,10 +17,11 @@ from gateway.demo.provider import ScriptedProvider
 from tests.e2e.observing import until
 from tests.e2e.replay import RANDOM, TRAFFIC, Recorded, exchanges, request_of
 from tests.e2e.spending import CHAT, call, chat
-from tests.play import Gateway, nusd
+from tests.play import Gateway, fetch, nusd
 
 SPOKEN = '["openai-chat", "openai-responses", "openai-embeddings", "openai-completions", "anthropic-messages"]'
 DIALECTS = ("openai-chat", "openai-responses", "anthropic-messages", "openai-embeddings")
+SECTION, SECOND = "scripted", "standby"
 AGENTS = ("research", "support", "coder")
 TOOLS = [
     {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
@@ -59,7 +60,8 @@ def recordings() -> list[dict[str, Any]]:
 
 def config(provider: ScriptedProvider, recorded: Recorded, found: Sequence[dict[str, Any]]) -> str:
     """Sections for all of them, and the budgets."""
-    lines = [f'{BUDGETS}[providers.scripted]\npreset = "scripted"\nbase_url = "{provider.origin}"']
+    lines = [BUDGETS]
+    lines += [f'[providers.{name}]\npreset = "scripted"\nbase_url = "{provider.origin}"' for name in (SECTION, SECOND)]
     for name in sorted({exchange["provider"] for exchange in found}):
         preset = f'preset = "{name}"\n' if name in PRESETS else ""
         lines.append(f'[providers.{name}]\n{preset}base_url = "{recorded.origin}"\ndialects = {SPOKEN}')
@@ -145,8 +147,12 @@ async def goals(gateway: Gateway) -> None:
 async def streams(gateway: Gateway, count: int) -> None:
     """Streamed answers that end well: first tokens, and what each token after it takes."""
     for number in range(count):
+        section = SECOND if number % 2 else SECTION
+        headers = {"x-meterbox-run-id": f"streamed-{number}", "x-meterbox-agent": "support"}
+        headers["x-scripted"] = scripted(gap_s=0.002)
         body = chat(stream=True, max_tokens=200)
-        await call(gateway, f"streamed-{number}", body, x_meterbox_agent="support", x_scripted=scripted(gap_s=0.002))
+        answer = await fetch(gateway.port, f"/{section}{CHAT}", body, headers)
+        assert 200 == answer.status, answer.body
 
 
 def held_open(gateway: Gateway) -> asyncio.Task[Any]:
