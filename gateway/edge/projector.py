@@ -96,6 +96,9 @@ class Driver:
 
     def _take(self, turn: _Turn) -> None:
         clock = self._house.clock
+        if turn is self._ticking and self._opened is None:  # it can't be opened: the other turn says why, once
+            turn.due_at = clock.mono() + LOOK_S
+            return
         try:
             wait_s = turn.work()
         except UpstreamFailed as error:

@@ -200,11 +200,12 @@ def test_after_a_failing_notebook_it_is_made_anew():
 
 
 def test_a_projection_that_cant_be_opened_is_tried_again():
-    """An unreadable notebook, or no ledger yet."""
+    """An unreadable notebook, a channel that can't be used: said once, by one of the two turns."""
     stage = Stage(Journal(3))
     stage.open_fails = [StoreFailed("no such file"), StoreFailed("no such file")]
-    stage.rounds(6)
-    assert [1, 2, 3] == stage.projection.told
+    stage.rounds(12)
+    assert [1, 2, 3] == stage.projection.told and stage.projection.ticks
+    assert ["projection_failed", "projection_recovered"] == stage.events()
 
 
 def test_a_defect_names_its_entry_and_skips_nothing():
