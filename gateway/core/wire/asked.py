@@ -7,9 +7,10 @@ is acted on. What never enters: messages, tools, a limit that counts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta, Struct
 
 from gateway.core.types import Asked
 from gateway.core.wire.body import Fields
@@ -19,79 +20,85 @@ MOST_FORMAT_BYTES: Final = 64 << 10  # of a format: it may hold a schema
 MOST_WORDS, MOST_WORD = 16, 64  # stop sequences, and characters of each
 _GREATEST: Final = 2**53 - 1
 
-_decode = msgspec.json.Decoder().decode
+Read = tuple[str, int, Callable[[bytes], Any]]  # what it is called here, how long it may be, what reads it
 
 
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _GREATEST else None
+class _Kind(Struct):
+    """`{"type": "json_schema", ...}`; a schema beside it is passed over unread."""
+
+    type: str | None = None
 
 
-def _integer(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _GREATEST else None
+class _Format(Struct):
+    """`response_format` of chat; `text` of Responses and `output_config` of Anthropic have it one level deeper."""
+
+    type: str | None = None
+    format: _Kind | None = None
 
 
-def _count(value: Any) -> int:
-    return max(1, _integer(value) or 1)
+# Each has its type read with it: what is of another type is an error here, and left out.
+_number = msgspec.json.Decoder(Annotated[float, Meta(gt=-_GREATEST, lt=_GREATEST)] | None).decode
+_integer = msgspec.json.Decoder(Annotated[int, Meta(ge=-_GREATEST, le=_GREATEST)] | None).decode
+_text = msgspec.json.Decoder(str).decode
+_text_or_more = msgspec.json.Decoder(str | list[Any]).decode
+_spelled_format = msgspec.json.Decoder(_Format).decode
 
 
-def _word(value: Any) -> str | None:
-    return value[:MOST_WORD] if isinstance(value, str) else None
+def _count(raw: bytes) -> int:
+    return max(1, _integer(raw) or 1)
 
 
-def _words(value: Any) -> tuple[str, ...]:
-    given = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    return tuple([word[:MOST_WORD] for word in given[:MOST_WORDS] if isinstance(word, str)])
+def _word(raw: bytes) -> str:
+    return _text(raw)[:MOST_WORD]
 
 
-def _format(value: Any) -> str | None:
-    """`response_format` of chat, `text` of Responses, `output_config` of Anthropic: text, or some kind of JSON."""
-    inner = value.get("format", value) if isinstance(value, dict) else None
-    kind = inner.get("type") if isinstance(inner, dict) else None
-    if not isinstance(kind, str):
-        return None
+def _words(raw: bytes) -> tuple[str, ...] | None:
+    value = _text_or_more(raw)
+    given = [value] if isinstance(value, str) else value
+    return tuple([word[:MOST_WORD] for word in given[:MOST_WORDS] if isinstance(word, str)]) or None
+
+
+def _format(raw: bytes) -> str | None:
+    said = _spelled_format(raw)
+    kind = (said.type if said.format is None else said.format.type) or ""
     return "json" if kind.startswith("json") else "text" if kind == "text" else None
 
 
 # Where OpenAI's and Anthropic's references name one parameter differently, both names stand here.
-_READ: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
-    "max_tokens": ("max_tokens", _integer),
-    "max_completion_tokens": ("max_tokens", _integer),
-    "max_output_tokens": ("max_tokens", _integer),
-    "temperature": ("temperature", _number),
-    "top_p": ("top_p", _number),
-    "top_k": ("top_k", _number),
-    "frequency_penalty": ("frequency_penalty", _number),
-    "presence_penalty": ("presence_penalty", _number),
-    "seed": ("seed", _integer),
-    "stop": ("stop", _words),
-    "stop_sequences": ("stop", _words),
-    "n": ("choices", _count),
-    "response_format": ("output_type", _format),
-    "text": ("output_type", _format),
-    "output_config": ("output_type", _format),
-    "service_tier": ("tier", _word),
-    "dimensions": ("dimensions", _integer),
-    "encoding_format": ("encodings", _words),
+_READ: Final[dict[str, Read]] = {
+    "max_tokens": ("max_tokens", MOST_BYTES, _integer),
+    "max_completion_tokens": ("max_tokens", MOST_BYTES, _integer),
+    "max_output_tokens": ("max_tokens", MOST_BYTES, _integer),
+    "temperature": ("temperature", MOST_BYTES, _number),
+    "top_p": ("top_p", MOST_BYTES, _number),
+    "top_k": ("top_k", MOST_BYTES, _integer),
+    "frequency_penalty": ("frequency_penalty", MOST_BYTES, _number),
+    "presence_penalty": ("presence_penalty", MOST_BYTES, _number),
+    "seed": ("seed", MOST_BYTES, _integer),
+    "stop": ("stop", MOST_BYTES, _words),
+    "stop_sequences": ("stop", MOST_BYTES, _words),
+    "n": ("choices", MOST_BYTES, _count),
+    "response_format": ("output_type", MOST_FORMAT_BYTES, _format),
+    "text": ("output_type", MOST_FORMAT_BYTES, _format),
+    "output_config": ("output_type", MOST_FORMAT_BYTES, _format),
+    "service_tier": ("tier", MOST_BYTES, _word),
+    "dimensions": ("dimensions", MOST_BYTES, _integer),
+    "encoding_format": ("encodings", MOST_BYTES, _words),
 }
 
 
 def read_asked(fields: Fields) -> Asked | None:
     """The parameters that a request names; None where it names none. Of two output limits the lower one counts."""
     said: dict[str, Any] = {}
-    for name in fields.spans:
-        if name in _READ:
-            word, read = _READ[name]
-            value = read(_value(fields, name, word))
-            if value not in (None, ()):
-                said[word] = min(value, said.get(word, value)) if word == "max_tokens" else value
+    for name, (start, end) in fields.spans.items():
+        known = _READ.get(name)
+        if known is None or end - start > known[1]:
+            continue
+        word, _, read = known
+        try:
+            value = read(fields.body[start:end])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue  # of another type, or JSON that nobody can hold: 1e400
+        if value is not None:
+            said[word] = min(value, said.get(word, value)) if word == "max_tokens" else value
     return Asked(**said) if said else None
-
-
-def _value(fields: Fields, name: str, word: str) -> Any:
-    start, end = fields.spans[name]
-    if end - start > (MOST_FORMAT_BYTES if word == "output_type" else MOST_BYTES):
-        return None
-    try:
-        return _decode(fields.body[start:end])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None  # JSON that nobody can hold: 1e400
