@@ -181,11 +181,17 @@ class Scribe:
         system = page.all("system", (asked.system,) if asked.system else (), family.system)
         told = page.all("message", messages, family.message)
         tools = page.all("tool", asked.tools[:TOOLS_MOST], family.tool)
-        output = [page.add(one) for one in _answer(family, b"".join(said.answer), said.cut)]
+        output = [page.add(one) for one in self._answer(family, said)]
         gaps = large or said.cut or page.cut or len(messages) < len(asked.messages) or len(asked.tools) > TOOLS_MOST
         return Content(
             said.call_id, said.run, system, told, tuple(output), tools, gaps, redact.VERSION, page.texts
         )  # fmt: skip
+
+    def _answer(self, family: Family, said: Said) -> list[Any]:
+        body = b"".join(said.answer)
+        if said.cut and body.lstrip()[:5] not in (b"data:", b"event"):
+            return []  # half of a JSON text is none
+        return family.answer(body, self._pause)
 
     def known(self, key: bytes, now: float) -> str | None:
         """The hash of a text that was told lately, by the hash of what stood on the wire."""
@@ -249,12 +255,6 @@ class _Page:
         name = blake2b(text, digest_size=16).hexdigest()
         self.texts[name] = text.decode()
         return name
-
-
-def _answer(family: Family, body: bytes, cut: bool) -> list[Any]:
-    if cut and body.lstrip()[:5] not in (b"data:", b"event"):
-        return []  # half of a JSON text is none
-    return family.answer(body)
 
 
 def _json(value: Any) -> bytes:

@@ -19,6 +19,8 @@ Part = dict[str, Any]
 Message = dict[str, Any]
 
 BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+Pause = Callable[[], None]  # lets others have the interpreter
+REST_EVERY: Final = 64  # events
 MOST_EVENTS: Final = 200_000
 _ROLES: Final = MappingProxyType(
     {name: name for name in ("system", "user", "assistant", "tool")}
@@ -58,7 +60,7 @@ class Family(Struct, frozen=True):
     message: Callable[[Any], Message]
     system: Callable[[Any], list[Part]]
     tool: Callable[[Any], Part]
-    answer: Callable[[bytes], list[Message]]
+    answer: Callable[[bytes, Pause], list[Message]]
 
 
 _body = msgspec.json.Decoder(Body).decode
@@ -91,12 +93,14 @@ def items(raw: Raw | bytes) -> tuple[bytes, ...]:
         return (stands,)
 
 
-def events(body: bytes) -> Iterator[dict[str, Any]]:
-    """The data of a stream's events that are JSON objects."""
+def events(body: bytes, pause: Pause) -> Iterator[dict[str, Any]]:
+    """The data of a stream's events that are JSON objects, with a rest now and then."""
     splitter = Splitter()
-    for number, event in enumerate([*splitter.feed(body), splitter.tail()]):
+    for number, event in enumerate([*splitter.feed(body), splitter.tail()], 1):
+        if number % REST_EVERY == 0:
+            pause()
         data = data_of(event)
-        if data.startswith(b"{") and number < MOST_EVENTS:
+        if data.startswith(b"{") and number <= MOST_EVENTS:
             value = value_of(data)
             if isinstance(value, dict):
                 yield value

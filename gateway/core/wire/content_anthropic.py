@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.core.wire import content
-from gateway.core.wire.content import Asked, Body, Family, Message, Part
+from gateway.core.wire.content import Asked, Body, Family, Message, Part, Pause
 from gateway.core.wire.flow import looks_streamed
 
 
@@ -45,9 +45,9 @@ def tool(value: Any) -> Part:
     return {**found, "parameters": value["input_schema"]} if "input_schema" in value else found
 
 
-def answer(body: bytes) -> list[Message]:
+def answer(body: bytes, pause: Pause) -> list[Message]:
     """The one message of an answer."""
-    said: Any = _streamed(body) if looks_streamed(body) else content.value_of(body)
+    said: Any = _streamed(body, pause) if looks_streamed(body) else content.value_of(body)
     blocks = said.get("content") if isinstance(said, dict) else said
     return (
         [content.message("assistant", [_part(block) for block in blocks])]
@@ -101,11 +101,11 @@ def _media(modality: str, source: Any) -> Part:
 _GROWS = {"text_delta": "text", "thinking_delta": "thinking"}
 
 
-def _streamed(body: bytes) -> list[dict[str, Any]]:
+def _streamed(body: bytes, pause: Pause) -> list[dict[str, Any]]:
     """The blocks of a streamed answer, as far as it came."""
     blocks: dict[str, dict[str, Any]] = {}
     pieces: dict[str, list[str]] = {}
-    for event in content.events(body):
+    for event in content.events(body, pause):
         at = str(event.get("index", 0))
         block, delta = event.get("content_block"), event.get("delta")
         if event.get("type") == "content_block_start" and isinstance(block, dict):

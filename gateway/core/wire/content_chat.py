@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.core.wire import content
-from gateway.core.wire.content import Asked, Body, Family, Message, Part
+from gateway.core.wire.content import Asked, Body, Family, Message, Part, Pause
 from gateway.core.wire.flow import looks_streamed
 
 
@@ -49,10 +49,10 @@ def tool(value: Any) -> Part:
     return {"type": "function", "name": content.said(value.get("type", "")), **kept}
 
 
-def answer(body: bytes) -> list[Message]:
+def answer(body: bytes, pause: Pause) -> list[Message]:
     """The message of each choice."""
     if looks_streamed(body):
-        return _streamed(body)
+        return _streamed(body, pause)
     value = content.value_of(body)
     found = []
     for choice in content.objects(value.get("choices")) if isinstance(value, dict) else ():
@@ -147,9 +147,9 @@ class _Choice:
         )
 
 
-def _streamed(body: bytes) -> list[Message]:
+def _streamed(body: bytes, pause: Pause) -> list[Message]:
     choices: dict[str, _Choice] = {}
-    for event in content.events(body):
+    for event in content.events(body, pause):
         for choice in content.objects(event.get("choices")):
             gathered = choices.setdefault(str(choice.get("index", 0)), _Choice())
             delta = choice.get("delta", choice.get("message"))

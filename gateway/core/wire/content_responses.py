@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from gateway.core.wire import content
-from gateway.core.wire.content import Asked, Body, Family, Message, Part
+from gateway.core.wire.content import Asked, Body, Family, Message, Part, Pause
 from gateway.core.wire.flow import looks_streamed
 
 _RESULTS: Final = "_output"
@@ -71,9 +71,9 @@ def tool(value: Any) -> Part:
     return {"type": kind, "name": content.said(value.get("name", kind)), **kept}
 
 
-def answer(body: bytes) -> list[Message]:
+def answer(body: bytes, pause: Pause) -> list[Message]:
     """The one message of an answer."""
-    value: Any = {"output": _streamed(body)} if looks_streamed(body) else content.value_of(body)
+    value: Any = {"output": _streamed(body, pause)} if looks_streamed(body) else content.value_of(body)
     parts: list[Part] = []
     for item in content.objects(value.get("output")) if isinstance(value, dict) else ():
         parts += message(item)["parts"]
@@ -115,11 +115,11 @@ def _item(kind: str, value: dict[str, Any]) -> list[Part]:
     return [content.odd({name: one for name, one in value.items() if name not in _LARGE})]
 
 
-def _streamed(body: bytes) -> list[Any]:
+def _streamed(body: bytes, pause: Pause) -> list[Any]:
     """The items of a streamed answer: as its last event has them, else as far as they came."""
     found: dict[str, dict[str, Any]] = {}
     pieces: dict[str, list[tuple[str, str]]] = {}
-    for event in content.events(body):
+    for event in content.events(body, pause):
         at, item, kind = str(event.get("output_index", 0)), event.get("item"), str(event.get("type"))
         response, delta = event.get("response"), event.get("delta")
         if isinstance(response, dict) and isinstance(response.get("output"), list) and response["output"]:

@@ -63,3 +63,10 @@ def test_texts_are_joined_only_where_all_are() -> None:
     assert "a\nb" == content.texts([{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}])
     assert content.texts([{"type": "text", "text": "a"}, {"type": "image"}]) is None
     assert content.texts("a") is None and content.texts([]) is None
+
+
+def test_a_long_stream_is_read_with_rests() -> None:
+    """Whoever else needs the interpreter gets it in between."""
+    rests: list[int] = []
+    found = list(content.events(b'data: {"a": 1}\n\n' * 200 + b"data: [DONE]\n\n: x\n\n", lambda: rests.append(1)))
+    assert (200, 3) == (len(found), len(rests))

@@ -9,6 +9,10 @@ from gateway.core.wire import content
 from gateway.core.wire.content_responses import FAMILY
 
 
+def answer(body: bytes) -> list[content.Message]:
+    return FAMILY.answer(body, lambda: None)
+
+
 def stream(*events: dict[str, Any]) -> bytes:
     return b"".join(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n".encode() for one in events)
 
@@ -63,12 +67,12 @@ ITEMS = [
 
 def test_a_stream_is_the_message_of_the_whole() -> None:
     """By its last event, by its items, or by their pieces where it broke off."""
-    whole = FAMILY.answer(json.dumps({"output": ITEMS}).encode())
+    whole = answer(json.dumps({"output": ITEMS}).encode())
     (message,) = whole
     assert ["reasoning", "text", "tool_call"] == [part["type"] for part in message["parts"]]
     done = [{"type": "response.output_item.done", "output_index": at, "item": item} for at, item in enumerate(ITEMS)]
-    assert whole == FAMILY.answer(stream({"type": "response.completed", "response": {"output": ITEMS}}))
-    assert whole == FAMILY.answer(stream(*done, {"type": "response.completed", "response": {"output": []}}))
+    assert whole == answer(stream({"type": "response.completed", "response": {"output": ITEMS}}))
+    assert whole == answer(stream(*done, {"type": "response.completed", "response": {"output": []}}))
     begun = [{"type": "reasoning", "id": "r", "summary": []}, {"type": "message", "role": "assistant", "content": []},
              {"type": "function_call", "call_id": "a", "name": "f", "arguments": ""}]  # fmt: skip
     added = [{"type": "response.output_item.added", "output_index": at, "item": item} for at, item in enumerate(begun)]
@@ -78,9 +82,9 @@ def test_a_stream_is_the_message_of_the_whole() -> None:
         {"type": "response.output_text.delta", "output_index": 1, "delta": "lo"},
         {"type": "response.function_call_arguments.delta", "output_index": 2, "delta": '{"x": 1}'},
     ]
-    assert whole == FAMILY.answer(stream(*added, *deltas))
+    assert whole == answer(stream(*added, *deltas))
 
 
 def test_an_answer_without_items_is_no_message() -> None:
     """An error, a response that is still queued."""
-    assert [] == FAMILY.answer(b'{"error": {}}') == FAMILY.answer(b'{"output": []}')
+    assert [] == answer(b'{"error": {}}') == answer(b'{"output": []}')
