@@ -97,7 +97,7 @@ class Driver:
     def _take(self, turn: _Turn) -> None:
         clock = self._house.clock
         if turn is self._ticking and self._opened is None:  # it can't be opened: the other turn says why, once
-            turn.due_at = clock.mono() + LOOK_S
+            turn.due_at = self._reading.due_at
             return
         try:
             wait_s = turn.work()
