@@ -7,7 +7,7 @@ quoted, it may be a secret. What never enters: sockets, the ledger, a default cr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
@@ -192,6 +192,17 @@ class Settings(Table):
                 raise ConfigError(
                     f"{self._origins.place(path)}: {spell(path)}: no configured provider has a price for this model: "
                     "choose one that `meterbox prices` lists, or write its price under [[prices.overrides]]"
+                )
+
+    def check_channels(self, known: Callable[[Sequence[str]], list[bool]]) -> None:
+        """Raises ConfigError for a channel whose address apprise doesn't know (cli/addresses.py asks it)."""
+        named = {name: one.url.reveal() for name, one in self.projections.alerts.channels.items() if one.host is None}
+        for name, knows in zip(named, known(list(named.values())) if named else [], strict=True):
+            path = ("projections", "alerts", "channels", name, "url")
+            if not knows:
+                raise ConfigError(
+                    f"{self._origins.place(path)}: {spell(path)}: apprise doesn't know this kind of address, or a part "
+                    "of it is missing"
                 )
 
     def warnings(self) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gateway.cli.addresses import check_addresses
 from gateway.cli.control import bracketed
 from gateway.cli.options import say, settings_of, show_json, with_config, with_json
 from gateway.cli.words import amount, table
@@ -25,6 +26,7 @@ def command(config: Path | None, as_json: bool) -> None:
     """Check the configuration and show what would be in force. Exit status 2 if it can't be used."""
     settings = settings_of(config)
     _check_prices(settings)
+    check_addresses(settings)
     facts = in_force(settings)
     if as_json:
         show_json(facts)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gateway.cli.addresses import check_addresses
 from gateway.cli.options import VerbFailed, say, with_config
 from gateway.core.errors import ConfigError, MeterboxError
 
@@ -66,6 +67,7 @@ def _read(config: Path | None, flags: Flags) -> _Read:
         load(file, os.environ, flags)  # says what is the matter
         raise
     settings = load(file, os.environ, flags, text)
+    check_addresses(settings)
     return settings, Text(str(file) if file is not None else None, text.decode())
 
 
