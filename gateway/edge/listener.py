@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import aiohttp.http_parser
 from aiohttp import web
+from aiohttp.streams import StreamReader
 
 from gateway.core.errors import ConfigError
 from gateway.core.refusal import openai_error
@@ -67,12 +68,13 @@ class _Listener(web.Server):
 class _Connection(web.RequestHandler):
     """One connection. What differs from aiohttp's: a limit on their number, a watch on slow heads, the error page."""
 
-    __slots__ = ("_ever_paused", "_head_timer", "_listener")
+    __slots__ = ("_body", "_ever_paused", "_head_timer", "_listener")
 
     def __init__(self, listener: _Listener, **named: Any) -> None:
         super().__init__(listener, **named)
         self._listener = listener
         self._head_timer: asyncio.TimerHandle | None = None
+        self._body: StreamReader | None = None  # of the last request, until it has come whole
         self._ever_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -91,13 +93,19 @@ class _Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._listener.open -= 1
         self._watch(False)
+        self._body = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        before = self._request_count
         super().data_received(data)
-        waiter = self._waiter
-        # still waiting for a request although bytes came: they are a part of a head
-        self._watch(bool(data) and waiter is not None and not waiter.done())
+        if self._request_count != before:
+            self._watch(False)
+            self._body = self._messages[-1][1] if self._messages else None
+        elif data and self._body is None:
+            self._watch(True)  # neither a head's end nor a body's piece: a part of a head, whoever is served meanwhile
+        if self._body is not None and self._body.is_eof():
+            self._body = None
 
     def pause_reading(self) -> None:
         """A body is too large to be taken in at once."""
@@ -116,7 +124,14 @@ class _Connection(web.RequestHandler):
                 self._head_timer.cancel()
                 self._head_timer = None
         elif self._head_timer is None:
-            self._head_timer = self._loop.call_later(self._listener.head_s, self.force_close)
+            self._head_timer = self._loop.call_later(self._listener.head_s, self._late)
+
+    def _late(self) -> None:
+        """The head took too long. Not while the request before it is served: its client may be reading."""
+        self._head_timer = None
+        if self._waiter is None or self._waiter.done():
+            return self._watch(True)
+        self.force_close()
 
     def handle_error(
         self,
