@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from tests.loops import Factory, factories
+
 # `make test-long` looks much further; the default keeps the whole suite short.
 hypothesis.settings.register_profile("short", max_examples=100, deadline=None)
 hypothesis.settings.register_profile("long", max_examples=5_000, deadline=None)
@@ -35,6 +37,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         counts[lack(report.keywords, reason.removeprefix("Skipped: "))] += 1
     for name in (*LACKS, "other"):
         terminalreporter.write_line(f"skipped for lack of {name}: {counts[name]}")
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Factory]:
+    """What serves is what is tested: asyncio's own loop comes second, where it matters."""
+    module = item.getparent(pytest.Module)
+    return factories(module.obj.__name__ if module is not None else "")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import uvloop
 
 from gateway.core.errors import UpstreamFailed
 from gateway.core.secret import Secret
@@ -355,44 +354,41 @@ async def test_an_attempt_that_is_cancelled_hangs_up() -> None:
         await asyncio.wait_for(left.wait(), 5)
 
 
-# ------------------------------------------------------------------ the loop of production
+# ------------------------------------------------------------------ all of it over one pool
 
 
-def test_uvloop_carries_it_as_well() -> None:
-    """Small, large both ways, chunks, TLS, an early answer, a reset: on the loop that `serve` runs."""
+async def test_one_pool_carries_it_all() -> None:
+    """Small, large both ways, chunks, TLS, an early answer, a reset."""
 
-    async def check() -> None:
-        async def echo(peer: Peer) -> None:
-            while True:
-                _, got = await peer.request()
-                await peer.say(OK + b"content-length: %d\r\n\r\n" % len(got) + got)
+    async def echo(peer: Peer) -> None:
+        while True:
+            _, got = await peer.request()
+            await peer.say(OK + b"content-length: %d\r\n\r\n" % len(got) + got)
 
-        async def resets(peer: Peer) -> None:
-            await peer.request()
-            peer.reset()
+    async def resets(peer: Peer) -> None:
+        await peer.request()
+        peer.reset()
 
-        async def early(peer: Peer) -> None:
-            await peer.reader.readuntil(b"\r\n\r\n")
-            await peer.say(b"HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\n\r\nbig")
-            await peer.gone()
+    async def early(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.say(b"HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\n\r\nbig")
+        await peer.gone()
 
-        large = bytes(range(256)) * 32768
-        server, mine = contexts("localhost")
-        async with pooled(tls=mine) as upstream:
-            async with provider(echo) as place:
-                assert [b"{}", large, b"{}"] == [
-                    await fetch(upstream, somewhere(place.port), body) for body in (b"{}", large, b"{}")
-                ]
-                assert 1 == len(place.peers)
-            async with provider(saying(CHUNKED + chunked(TEXT, TEXT)), server) as place:
-                assert TEXT * 2 == await fetch(upstream, somewhere(place.port, "https", "localhost"))
-            async with provider(echo, server) as place:
-                where = somewhere(place.port, "https", "localhost")
-                assert [large, b"{}"] == [await fetch(upstream, where, body) for body in (large, b"{}")]
-                assert 1 == len(place.peers)
-            async with provider(resets) as place:
-                assert ("reset", True) == await failing(fetch(upstream, somewhere(place.port)))
-            async with provider(early) as place:
-                assert b"big" == await fetch(upstream, somewhere(place.port), large * 2)
-
-    uvloop.run(check())
+    large = bytes(range(256)) * 32768
+    server, mine = contexts("localhost")
+    async with pooled(tls=mine) as upstream:
+        async with provider(echo) as place:
+            assert [b"{}", large, b"{}"] == [
+                await fetch(upstream, somewhere(place.port), body) for body in (b"{}", large, b"{}")
+            ]
+            assert 1 == len(place.peers)
+        async with provider(saying(CHUNKED + chunked(TEXT, TEXT)), server) as place:
+            assert TEXT * 2 == await fetch(upstream, somewhere(place.port, "https", "localhost"))
+        async with provider(echo, server) as place:
+            where = somewhere(place.port, "https", "localhost")
+            assert [large, b"{}"] == [await fetch(upstream, where, body) for body in (large, b"{}")]
+            assert 1 == len(place.peers)
+        async with provider(resets) as place:
+            assert ("reset", True) == await failing(fetch(upstream, somewhere(place.port)))
+        async with provider(early) as place:
+            assert b"big" == await fetch(upstream, somewhere(place.port), large * 2)
