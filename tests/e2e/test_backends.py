@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -220,14 +221,41 @@ def settled(read: Callable[[], Any], true: Callable[[Any], bool], seconds: float
         time.sleep(0.2)
 
 
+def shown_content(spans: list[dict[str, Any]], runs: list[dict[str, Any]]) -> None:
+    """What was opted in, in Phoenix's own words: every message of every request, tools' arguments and results, and a
+    session's first question. One message that it took as malformed would cost the whole list."""
+    sizes: Counter[tuple[str, int]] = Counter()
+    for span in spans:
+        said = span["attributes"]
+        if span["span_kind"] == "LLM":
+            asked = [name for name in said if re.fullmatch(r"llm\.input_messages\.\d+\.message\.role", name)]
+            sizes[said["meterbox.run.id"], len(asked)] += 1
+            assert said["llm.output_messages.0.message.role"] == "assistant"
+        elif span["span_kind"] == "TOOL":
+            assert json.loads(said["gen_ai.tool.call.arguments"]) is not None and said["output.value"]
+    assert Counter((run["run_id"], at) for run in runs for at in run["calls"]) == sizes
+    first = {
+        span["attributes"]["meterbox.run.id"]: span["attributes"]["input.value"] for span in spans if is_root(span)
+    }
+    for run in runs:
+        asked = [one["content"] for one in run["messages"][: run["calls"][0]] if one["role"] == "user"]
+        assert asked[-1] == first[run["run_id"]]
+
+
+def is_root(span: dict[str, Any]) -> bool:
+    """Is it a run's?"""
+    return bool(span["span_kind"] == "AGENT")
+
+
 def test_phoenix_shows_the_runs_as_the_ledger_has_them(phoenix: str, tmp_path: Path) -> None:
-    """R-153, R-151: equal counts of runs, calls and tools, equal tokens, equal money, one trace a run."""
+    """R-153, R-151: equal counts of runs, calls and tools, equal tokens, equal money, one trace a run, all messages."""
     runs = recorded()
     with model(runs) as origin:
         config = (
             f'[providers.openai]\nbase_url = "{origin}"\n'
             f'[projections.otlp.destinations.phoenix]\nendpoint = "{phoenix}"\npreset = "phoenix"\n'
             "[projections.metrics]\nenabled = false\n[projections.alerts]\nenabled = false\n"
+            '[capture]\ncontent = "on"\n[projections.otlp]\ncontent = "SPAN_ONLY"\n'
         )
         with Gateway(tmp_path, config) as gateway:
             for run in runs:
@@ -263,5 +291,6 @@ def test_phoenix_shows_the_runs_as_the_ledger_has_them(phoenix: str, tmp_path: P
         assert span["attributes"]["session.id"] == span["attributes"]["meterbox.run.id"]
     roots = {span["context"]["span_id"] for span in spans if span["span_kind"] == "AGENT"}
     assert roots == {span["parent_id"] for span in spans if span["span_kind"] != "AGENT"}
+    shown_content(spans, runs)
     names = Counter(span["name"] for span in spans if span["span_kind"] == "TOOL")
     assert Counter(f"execute_tool {tool['name']}" for tool in tools) == names
