@@ -23,7 +23,6 @@ from gateway.config_projections import (
     refuse_grpc,
     value_of,
 )
-from gateway.config_tables import is_local
 from gateway.core.errors import ConfigError
 from gateway.core.telemetry.settings import Destination, Protocol
 
@@ -85,7 +84,6 @@ def _destination(variables: _Variables, environ: Mapping[str, str]) -> Destinati
         timeout_s=variables.read("TIMEOUT", _timeout_s, 10.0),
         traces_at=traces_at,
         logs_at=variables.of(logs, _exact) if logs else "",
-        local=is_local(address_of(traces_at or endpoint).hostname or ""),
         certificate=variables.read("CERTIFICATE", _file, None),
         client_key=variables.read("CLIENT_KEY", _file, None),
         client_certificate=variables.read("CLIENT_CERTIFICATE", _file, None),

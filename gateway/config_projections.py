@@ -333,7 +333,6 @@ def _destination(name: str, table: DestinationTable) -> Destination:
         compression=table.compression,
         protocol=table.protocol,
         timeout_s=table.timeout_s,
-        local=is_local(urlsplit(table.endpoint).hostname or ""),
     )
 
 

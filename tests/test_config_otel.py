@@ -14,7 +14,7 @@ CANARY = "canary-never-shown-7d1f"
 def test_an_endpoint_makes_a_destination():
     """One variable is enough; the paths of the signals are added to it."""
     found = surroundings_of(BASE).destination
-    assert Destination("env", "http://localhost:4318", compression="none", local=True) == found
+    assert Destination("env", "http://localhost:4318", compression="none") == found
     assert found is not None and "http://localhost:4318/v1/traces" == found.traces_url
 
 
@@ -53,11 +53,10 @@ def test_the_name_for_traces_wins():
     }
     found = surroundings_of(special).destination
     assert found is not None
-    assert ("https://t.example/otel/traces?x=1", "https://l.example/logs", True, False) == (
+    assert ("https://t.example/otel/traces?x=1", "https://l.example/logs", True) == (
         found.traces_url,
         found.logs_url,
         found.logs,
-        found.local,
     )
     assert ({"authorization": "Basic abc=", "y": "2"}, 0.25, "none") == (
         found.headers,

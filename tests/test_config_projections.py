@@ -93,12 +93,7 @@ def test_a_whole_configuration(tmp_path):
         resource={"team": "ml"},
         **shared,
     )
-    assert ("http://collector:4318", "generic", "gzip", True) == (
-        near.endpoint,
-        near.preset,
-        near.compression,
-        near.local,
-    )
+    assert ("http://collector:4318", "generic", "gzip") == (near.endpoint, near.preset, near.compression)
     assert found.alerts == AlertRules(
         (Channel("pager", "https://pager.example/x?t=1", SECRET, SECRET),), ("pager.example",), 2_500_000_000, 60.0
     )

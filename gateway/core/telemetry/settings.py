@@ -23,7 +23,6 @@ class Destination(Struct, frozen=True):
     """Where spans and log records go. `name` is the file's own, or `env` for the OTEL_EXPORTER_OTLP_* variables.
 
     endpoint: the origin with its prefix, no slash at its end; `traces_url` and `logs_url` are what is posted to.
-    local: its host is loopback, private, single-label or `.local`, so that it may resolve to such an address.
     """
 
     name: str
@@ -44,7 +43,6 @@ class Destination(Struct, frozen=True):
     client_key: str | None = None
     client_certificate: str | None = None
     resource: dict[str, str] = {}  # OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME
-    local: bool = False
 
     @property
     def traces_url(self) -> str:
@@ -70,7 +68,7 @@ class Channel(Struct, frozen=True):
     url: str
     secret: str | None = None
     earlier: str | None = None
-    local: bool = False  # as Destination.local
+    local: bool = False  # its host is loopback, private, single-label or `.local`: it may resolve to such an address
 
     @property
     def webhook(self) -> bool:
