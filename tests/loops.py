@@ -13,9 +13,8 @@ import uvloop
 Factory = Callable[[], asyncio.AbstractEventLoop]
 
 # Where transports of the two loops may differ, and which therefore run on both.
-ON_BOTH = frozenset(
-    f"tests.edge.test_{name}" for name in ("listener", "server", "outlet", "pool", "wire", "stream", "leash")
-)
+_EDGE = ("listener", "server", "outlet", "pool", "wire", "stream", "leash")
+ON_BOTH = frozenset({"tests.contracts.test_upstream", *(f"tests.edge.test_{name}" for name in _EDGE)})
 
 
 def factories(module: str) -> dict[str, Factory]:

@@ -121,12 +121,9 @@ class Origin:
         except BaseException:
             sock.close()
             raise
-        _, connection = await self._loop.create_connection(
-            lambda: Connection(sock, self.give, self._lost),
-            sock=sock,
-            ssl=tls,
-            server_hostname=self._host if tls is not None else None,
-        )
+        _, connection = await self._loop.create_connection(lambda: Connection(sock, self.give, self._lost), sock=sock)
+        if tls is not None:
+            await connection.secure(tls, self._host)
         if not connection.closed:
             self.open.add(connection)
         return connection

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import ssl
 from collections.abc import Callable
 from typing import cast
 
@@ -44,7 +45,8 @@ class Connection(asyncio.Protocol):
         self._poll.register(sock, select.POLLIN)
         self._give = give
         self._lost = lost
-        self._transport: asyncio.Transport
+        self._transport: asyncio.Transport  # what is written to
+        self._line: asyncio.Transport  # below TLS, where there is TLS: what stops reading
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
         self._stream: Answer | None = None
         self._parts: list[bytes] = []  # of that stream
@@ -102,13 +104,28 @@ class Connection(asyncio.Protocol):
         if self._paused:
             self._paused = False
             if not self._transport.is_closing():
-                self._transport.resume_reading()
+                self._line.resume_reading()
+
+    async def secure(self, trusted: ssl.SSLContext, host: str) -> None:
+        """TLS from here on. Raises OSError. Only the line below it is ever told to stop reading: what TLS itself holds
+        back is lost under uvloop when the line ends."""
+        if self._line.is_closing():
+            raise ConnectionResetError("it was closed before TLS began")
+        loop = asyncio.get_running_loop()
+        try:
+            secured = await loop.start_tls(self._line, self, trusted, server_hostname=host)
+        except BaseException:
+            self._line.abort()
+            raise
+        if secured is None:
+            raise ConnectionResetError("it was closed while TLS began")
+        self._transport = secured
 
     # ------------------------------------------------------------------ the loop's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected, and trusted where it is TLS."""
-        self._transport = cast("asyncio.Transport", transport)
+        """Connected; not trusted yet where it is to be TLS."""
+        self._transport = self._line = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
 
     def data_received(self, data: bytes) -> None:
         """Bytes, as the network cut them."""
@@ -133,18 +150,18 @@ class Connection(asyncio.Protocol):
             stream.wake()
             if stream.waiting_bytes > _MOST_WAITING_BYTES and not self._paused:
                 self._paused = True
-                self._transport.pause_reading()
+                self._line.pause_reading()
 
     def eof_received(self) -> bool:
         """The provider is done; so is a body that goes on until then."""
-        self._ended(clean=True)
+        self._ended(clean=self._announced())
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gone, by whomever."""
         if exc is not None:
             self._read_rest()
-        self._ended(clean=exc is None)
+        self._ended(clean=False)  # a clean end was told before
         self._parser = None  # it holds methods of this object: a circle that only the collector would find
         self._lost(self)
 
@@ -233,6 +250,16 @@ class Connection(asyncio.Protocol):
         else:
             self.go_on()
             self._give(self)
+
+    def _announced(self) -> bool:
+        """Whether the end is the provider's own: over TLS anybody can end the line (RFC 9112 section 9.8)."""
+        secured = self._transport.get_extra_info("ssl_object")
+        if secured is None:
+            return True
+        try:
+            return not secured.read(1)
+        except ssl.SSLError:  # it waits for more
+            return False
 
     def _read_rest(self) -> None:
         """Who refuses a large body answers and hangs up: our write fails, and the loop lets go, before the answer was

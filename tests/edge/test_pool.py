@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -351,6 +353,63 @@ async def test_an_attempt_that_is_cancelled_hangs_up() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        await asyncio.wait_for(left.wait(), 5)
+
+
+# ------------------------------------------------------------------ TLS, and the line below it
+
+
+def hanging_up(trusted: ssl.SSLContext, answer: bytes, announced: bool) -> int:
+    """The port of a provider on a thread of its own, which answers one request and ends the line at once; `announced`:
+    as TLS wants it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with listener, trusted.wrap_socket(listener.accept()[0], server_side=True) as end:
+            end.recv(65536)
+            end.sendall(answer)
+            if announced:
+                with suppress(OSError):
+                    end.settimeout(0.05)
+                    end.unwrap()
+
+    threading.Thread(target=serve, daemon=True).start()
+    return int(listener.getsockname()[1])
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_an_answer_over_tls_is_read_whole_although_its_line_has_ended(announced: bool) -> None:
+    """More than may wait here came before the end: none of it is lost while its reader waits."""
+    server, mine = contexts("localhost")
+    text = bytes(range(256)) * 4096
+    port = hanging_up(server, OK + b"content-length: %d\r\n\r\n" % len(text) + text, announced)
+    async with pooled(tls=mine) as upstream:
+        assert text == await fetch(upstream, somewhere(port, "https", "localhost"))
+
+
+@pytest.mark.parametrize("size", [1, 4096])
+async def test_over_tls_only_an_announced_end_ends_a_body_without_a_length(size: int) -> None:
+    """RFC 9112 section 9.8: whoever can cut the line could else make a part look whole, and free."""
+    server, mine = contexts("localhost")
+    text = bytes(range(256)) * size
+    async with pooled(tls=mine) as upstream:
+        port = hanging_up(server, OK + b"\r\n" + text, announced=True)
+        assert text == await fetch(upstream, somewhere(port, "https", "localhost"))
+        port = hanging_up(server, OK + b"\r\n" + text, announced=False)
+        assert ("reset", True) == await failing(fetch(upstream, somewhere(port, "https", "localhost")))
+
+
+async def test_a_handshake_that_goes_nowhere_ends_with_its_connection() -> None:
+    """Nothing of the request has left, and the provider's side is not kept open."""
+    left = asyncio.Event()
+
+    async def silent(peer: Peer) -> None:
+        await peer.gone()
+        left.set()
+
+    async with provider(silent) as place, pooled(tls=contexts("localhost")[1]) as upstream:
+        where = somewhere(place.port, "https", "localhost", connect_s=0.05)
+        assert ("connect", False) == await failing(fetch(upstream, where))
         await asyncio.wait_for(left.wait(), 5)
 
 
