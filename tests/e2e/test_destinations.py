@@ -119,17 +119,22 @@ async def test_each_goes_on_where_it_was(tmp_path: Path, provider: ScriptedProvi
 
 
 async def test_a_disk_without_room_is_waited_out(tmp_path: Path, provider: ScriptedProvider) -> None:
-    """The notebooks' disk is full: calls go on, a batch comes again with the same ids, and the counters are whole."""
+    """The notebooks' disk is full, over a restart too: calls go on, nothing begins anew, the counters are whole."""
     gateway = Gateway(tmp_path, scripted(provider))
     with small_disk(gateway.ledger.parent / "projections") as disk, OtlpServer() as lab:
         gateway.write(scripted(provider, to(lab=lab.url)))
         with gateway:
             await spend(gateway, 3)
             await until(lambda: chats(lab) == 3 and counted(gateway) == 3, "the first three")
-            filler = filled(disk)
+            fillers = [filled(disk).rename(disk / "first")]
             await spend(gateway, 300, "many")
             await until(lambda: len(gateway.said("projection_failed")) >= 2, "two failures", 30)
-            filler.unlink()
+            gateway.stop()
+            fillers.append(filled(disk))
+            gateway.start()
+            await until(lambda: len(gateway.said("projection_failed")) >= 4, "two more failures", 30)
+            for filler in fillers:
+                filler.unlink()
             await until(lambda: chats(lab) == 303 and counted(gateway) == 303, "the rest", 60)
             await spend(gateway, 1)
             await until(lambda: chats(lab) == 304, "one more")
