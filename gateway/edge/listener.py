@@ -2,7 +2,7 @@
 
 Invariant: a handler is cancelled when its client leaves (and only the handler: walks have tasks of their own); nothing
 that a client sent comes back in an error page or goes into the log; a connection that sends its head slowly, or not at
-all, is closed. What never enters: routes.
+all, or doesn't take its last bytes, is closed. What never enters: routes.
 """
 
 from __future__ import annotations
@@ -26,25 +26,26 @@ MOST_CONNECTIONS = 8192
 HEAD_S = 10.0  # from the first byte of a head to its last
 IDLE_S = 75.0  # nginx's default: longer than clients keep a pooled connection
 SHUTDOWN_S = 15.0
+TAKEN_S = 60.0  # what waits for a client when its connection is closed: as long as a stalled answer (edge/outlet.py)
 _MOST_LINE, _MOST_HEADERS = 8190, 128  # security.md, limits
 _FULL = Refusal(503, "overloaded", "Too many connections are open. Retry in a second.", retryable=True)
 
 
 def make_runner(
-    handle: Handle, log: Log, connections: int = MOST_CONNECTIONS, head_s: float = HEAD_S
+    handle: Handle, log: Log, connections: int = MOST_CONNECTIONS, head_s: float = HEAD_S, taken_s: float = TAKEN_S
 ) -> web.ServerRunner:
     """A runner for one listener. Raises ConfigError where aiohttp's C parser is missing."""
     if aiohttp.http_parser.HttpRequestParser is aiohttp.http_parser.HttpRequestParserPy:
         # CVE-2025-53643: request smuggling, in the Python parser only
         raise ConfigError("aiohttp's C parser is missing: unset AIOHTTP_NO_EXTENSIONS, or install a wheel of aiohttp.")
     # ServerRunner takes handler_cancellation as well, and silently ignores it: only the server's own counts.
-    return web.ServerRunner(_Listener(handle, log, connections, head_s), shutdown_timeout=SHUTDOWN_S)
+    return web.ServerRunner(_Listener(handle, log, connections, head_s, taken_s), shutdown_timeout=SHUTDOWN_S)
 
 
 class _Listener(web.Server):
     """Makes connections, and counts them."""
 
-    def __init__(self, handle: Handle, log: Log, connections: int, head_s: float) -> None:
+    def __init__(self, handle: Handle, log: Log, connections: int, head_s: float, taken_s: float) -> None:
         super().__init__(
             handle,
             handler_cancellation=True,
@@ -58,6 +59,7 @@ class _Listener(web.Server):
         )
         self.say = log
         self.head_s = head_s
+        self.taken_s = taken_s
         self.most = connections
         self.open = 0
 
@@ -68,12 +70,13 @@ class _Listener(web.Server):
 class _Connection(web.RequestHandler):
     """One connection. What differs from aiohttp's: a limit on their number, a watch on slow heads, the error page."""
 
-    __slots__ = ("_body", "_ever_paused", "_head_timer", "_listener")
+    __slots__ = ("_body", "_end_timer", "_ever_paused", "_head_timer", "_listener")
 
     def __init__(self, listener: _Listener, **named: Any) -> None:
         super().__init__(listener, **named)
         self._listener = listener
         self._head_timer: asyncio.TimerHandle | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
         self._body: StreamReader | None = None  # of the last request, until it has come whole
         self._ever_paused = False
 
@@ -90,9 +93,20 @@ class _Connection(web.RequestHandler):
         full.write(head + own + body)
         full.close()
 
+    async def start(self) -> None:
+        """Serves the connection; at its end what the client has not taken yet is not kept for ever."""
+        transport = self.transport
+        try:
+            await super().start()
+        finally:
+            if transport is not None and transport.get_write_buffer_size() > 0:
+                self._end_timer = self._loop.call_later(self._listener.taken_s, transport.abort)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         self._listener.open -= 1
         self._watch(False)
+        if self._end_timer is not None:
+            self._end_timer.cancel()
         self._body = None
         super().connection_lost(exc)
 

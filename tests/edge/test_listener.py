@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+
 import aiohttp.http_parser
 import pytest
 from aiohttp import web
@@ -40,3 +43,38 @@ def test_an_error_page_is_json_and_ends_its_connection(status: int, expected: in
     page = error_page(status, "BadStatusLine")
     assert (expected, "application/json", "meterbox") == (page.status, page.content_type, page.headers["server"])
     assert page.keep_alive is False
+
+
+async def test_a_client_that_does_not_take_its_last_bytes_is_not_kept_for_ever() -> None:
+    """Closing waits until everything is written: without a limit, a client that never reads is never let go."""
+    answering: list[asyncio.Transport] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        answering.append(request.transport)
+        stuck = request.transport.get_write_buffer_size() > 0
+        page = web.Response(body=bytes(4096))
+        if stuck:
+            page.force_close()
+        return page
+
+    runner = make_runner(answer, quiet, connections=1, taken_s=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    client = socket.socket()
+    try:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(runner.addresses[0])
+        client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        while not (answering and answering[-1].is_closing()):
+            client.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            await asyncio.sleep(0.001)
+        assert 0 < answering[-1].get_write_buffer_size() < 65536
+        assert runner.server is not None
+        async with asyncio.timeout(5):
+            while runner.server.connections:  # noqa: ASYNC110  the kernel has no event to wait for
+                await asyncio.sleep(0.01)
+    finally:
+        client.close()
+        await runner.cleanup()
