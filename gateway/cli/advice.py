@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any, Final, Protocol
 
 from gateway.cli.words import ahead, amount, count, harmless, moment, money, span
+from gateway.core.telemetry.texts import pasted
 
 Item = Mapping[str, Any]
 
@@ -126,16 +127,17 @@ def now_what(facts: Told) -> Iterator[str]:
 
 def _commands(facts: Told, unit: str | None) -> Iterator[tuple[str, str]]:
     run, state = facts.run, facts.run["state"]
-    name = _word(run["run_id"]) + (f" --key {_word(run['key'])}" if run.get("key") else "")
+    name, key = _word(run["run_id"]), _word(run.get("key") or "")
     if state == "killed" or (state == "paused" and not _lowered(run)):
-        yield f"meterbox resume {name}", "lets it go on"
+        yield pasted("resume", name, key), "lets it go on"
     yield from _switches(facts)
     if unit is not None and _can_rise(facts, unit):
-        yield f"meterbox budget {name} --{_FLAGS[unit]} {_twice(facts, unit)}", "raises its limit, so that it can go on"
+        more = f" --{_FLAGS[unit]} {_twice(facts, unit)}"
+        yield pasted("budget", name, key, more), "raises its limit, so that it can go on"
     if state in ("active", "waiting") or facts.held:
-        yield f"meterbox kill {name}", "stops it and its children, ends open streams"
+        yield pasted("kill", name, key), "stops it and its children, ends open streams"
     if state in ("active", "waiting") and stopped_by(facts) is None and (limit := _half_more(run)) is not None:
-        yield f"meterbox budget {name} --usd {limit}", "limits what it may still spend"
+        yield pasted("budget", name, key, f" --usd {limit}"), "limits what it may still spend"
     for call in [call for call in facts.calls if call["cost_source"] == "presumed"][:1]:
         voids = f"meterbox ledger correct {_word(call['call_id'])} --void --reason unbilled"
         yield voids, "if the provider did not bill this unclear call"
@@ -159,8 +161,8 @@ def _others(item: Item) -> str:
     name, account = harmless(item["name"], 60), str(item["account"])
     if account.startswith("run/"):
         key, _, run = account[4:].rpartition("/")[0].rpartition("~")
-        shown = harmless(run, 140) + (f" --key {harmless(key, 140)}" if key else "")
-        return f"Budget {name} of its parent stands in the way: `meterbox runs show {shown}` says how to raise it."
+        shown = pasted("runs show", harmless(run, 140), harmless(key, 140))
+        return f"Budget {name} of its parent stands in the way: `{shown}` says how to raise it."
     until = f" until {moment(item['resets_at'])}" if item["resets_at"] else ""
     return (
         f"Budget {name} on {harmless(account, 140)} stands in the way{until}: a limit of the run's own doesn't help.\n"

@@ -14,6 +14,7 @@ import click
 from gateway.cli.control import Control, segment
 from gateway.cli.options import Verb, settings_of, show_json, with_config, with_json
 from gateway.cli.words import count, harmless
+from gateway.core.telemetry.texts import pasted
 
 _NAMED: Final = ("agent", "user")
 
@@ -47,8 +48,8 @@ def command(config: Path | None, as_json: bool, run_id: str | None, reason: str,
     control = Control(settings_of(config))
     if run_id is not None:
         said = control.post(f"/api/runs/{segment(run_id)}/kill", {"reason": reason}, key=words["key"])
-        key = f" --key {harmless(words['key'], 140)}" if words["key"] else ""
-        line = f"killed {harmless(said['run_id'], 140)}; `meterbox resume {harmless(run_id, 140)}{key}` lets it go on"
+        again = pasted("resume", harmless(run_id, 140), harmless(words["key"] or "", 140))
+        line = f"killed {harmless(said['run_id'], 140)}; `{again}` lets it go on"
     else:
         said = control.post("/api/kill", {**target, "reason": reason})
         again = next((f"--{word} {shlex.quote(harmless(words[word], 140))}" for word in _NAMED if words[word]), "--all")

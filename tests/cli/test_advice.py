@@ -74,6 +74,8 @@ PRESUMED = call(1, "m", "0.2", cost_source="presumed")
          ["meterbox budget r-1 --calls 6"]),
         ({"state": "active"}, {}, ["meterbox kill r-1 ", "meterbox budget r-1 --usd 0.06"]),
         ({"state": "active", "key": "ann"}, {}, ["meterbox kill r-1 --key ann"]),
+        ({"state": "active", "run_id": "--all"}, {},
+         ["meterbox kill -- --all ", "meterbox budget --usd 0.06 -- --all "]),
         ({"state": "ended", "outcome": "completed"}, {}, ["Nothing: it is over, and nothing is open."]),
         ({"state": "ended", "outcome": "stopped_by_limit"}, {"calls": [call(1, "m", "0", **REFUSED)]},
          ["meterbox budget r-1 --usd 2.00"]),

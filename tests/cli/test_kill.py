@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 
+from gateway.core.telemetry.texts import pasted
 from tests.cli.conftest import RUN
 
 
@@ -15,6 +16,20 @@ def test_a_run_is_killed_with_its_reason(box, meterbox):
     assert (0, "killed r-1; `meterbox resume r-1` lets it go on\n") == (status, out)
     assert ("POST /api/runs/r-1/kill", {"reason": "enough"}) == box.asked[0][:2]
     assert "`meterbox resume r-1 --key ann` lets" in meterbox("kill", "r-1", "--key", "ann")[1]  # not another's run
+
+
+@pytest.mark.parametrize("run", ["--all", "-h", "--agent"])
+def test_the_command_of_an_alert_stops_its_run_whatever_that_is_called(box, meterbox, run):
+    """Callers choose run ids: one that looks like an option is still one run, and is resumed as one."""
+    box.answers[f"POST /api/runs/{run}/kill"] = {**RUN, "run_id": run}
+    box.answers[f"POST /api/runs/{run}/resume"] = {**RUN, "run_id": run, "state": "active"}
+    words = shlex.split(pasted("kill", run, "ann"))
+    status, out, _ = meterbox(*words[1:])
+    assert (0, f"killed {run}; `meterbox resume --key ann -- {run}` lets it go on\n") == (status, out)
+    assert 0 == meterbox(*shlex.split(out.split("`")[1])[1:])[0]
+    assert [f"POST /api/runs/{run}/{verb}" for verb in ("kill", "resume")] == [
+        asked[0].partition("?")[0] for asked in box.asked
+    ]
 
 
 @pytest.mark.parametrize(

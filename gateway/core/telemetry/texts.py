@@ -47,12 +47,11 @@ def commands(episode: Episode) -> dict[str, str]:
     """What stops it and what shows it; each leaves out what there is no command for."""
     facts = episode.facts
     if facts.get("run"):
-        key = f" --key {shlex.quote(facts['key'])}" if facts.get("key") else ""
-        run = shlex.quote(facts["run"])
-        look = f"meterbox runs show {run}{key}"
+        run, key = facts["run"], facts.get("key") or ""
+        look = pasted("runs show", run, key)
         if episode.alertname == "price_unknown":
-            look = f"meterbox prices {shlex.quote(episode.labels['model'])}"
-        return {"stop": f"meterbox kill {run}{key}", "look": look}
+            look = pasted("prices", episode.labels["model"])
+        return {"stop": pasted("kill", run, key), "look": look}
     if "account" in facts:
         whom = names.read(facts["account"])
         if whom.kind in ("agent", "user"):
@@ -61,6 +60,14 @@ def commands(episode: Episode) -> dict[str, str]:
         stop = {"stop": "meterbox kill --all"} if whom.kind == "global" else {}
         return {**stop, "look": "meterbox budget"}
     return {"look": "meterbox alerts" if "beyond" in facts else "meterbox runs"}
+
+
+def pasted(verb: str, name: str, key: str = "", options: str = "") -> str:
+    """`meterbox kill R --key K`. A name that begins with a hyphen stands behind `--`: a run called --all is one run."""
+    more = f" --key {shlex.quote(key)}{options}" if key else options
+    if name.startswith("-"):
+        return f"meterbox {verb}{more} -- {shlex.quote(name)}"
+    return f"meterbox {verb} {shlex.quote(name)}{more}"
 
 
 # --------------------------------------------------------------------------- words

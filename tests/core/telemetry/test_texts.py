@@ -115,7 +115,18 @@ def test_nothing_that_somebody_is_called_breaks_a_sentence_or_a_command(name: st
             assert told["summary"].isprintable()
             assert len(told["summary"]) <= texts.SUMMARY_MOST
         if "stop" in told and name:
-            assert ["meterbox", "kill", name] == shlex.split(told["stop"])
+            dashes = ["--"] if name.startswith("-") else []
+            assert ["meterbox", "kill", *dashes, name] == shlex.split(told["stop"])
+
+
+def test_a_run_whose_id_looks_like_an_option_is_that_run():
+    """Callers choose run ids: `meterbox kill --all` in the alert of a run of that name would stop everything."""
+    one = episode("run_stopped", run="--all", key="ann")
+    assert {"stop": "meterbox kill --key ann -- --all", "look": "meterbox runs show --key ann -- --all"} == (
+        texts.commands(one)
+    )
+    labels = {**LABELS, "model": "-h"}
+    assert "meterbox prices -- -h" == texts.commands(episode("price_unknown", labels))["look"]
 
 
 @pytest.mark.parametrize(
