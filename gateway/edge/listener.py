@@ -8,6 +8,7 @@ all, or doesn't take its last bytes, is closed. What never enters: routes.
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -23,23 +24,37 @@ Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Log = Callable[[str, dict[str, Any]], None]
 
 MOST_CONNECTIONS = 8192
+OWN_FILES = 256  # the ledger and its readers, the log, sockets that listen, connections to providers that idle
 HEAD_S = 10.0  # from the first byte of a head to its last
 IDLE_S = 75.0  # nginx's default: longer than clients keep a pooled connection
 SHUTDOWN_S = 15.0
 TAKEN_S = 60.0  # what waits for a client when its connection is closed: as long as a stalled answer (edge/outlet.py)
 _MOST_LINE, _MOST_HEADERS = 8190, 128  # security.md, limits
+_FILES = resource.RLIMIT_NOFILE
 _FULL = Refusal(503, "overloaded", "Too many connections are open. Retry in a second.", retryable=True)
 
 
+def affordable(most: int) -> int:
+    """How many connections there are file descriptors for, each with another one to a provider; asks the system for
+    more first. A shell's usual 1,024 would be used up before the limit held: no call could go out then."""
+    wanted = 2 * most + OWN_FILES
+    soft, hard = (wanted if each == resource.RLIM_INFINITY else each for each in resource.getrlimit(_FILES))
+    if soft < wanted:
+        soft = min(wanted, max(soft, hard))
+        resource.setrlimit(_FILES, (soft, resource.getrlimit(_FILES)[1]))
+    return min(most, max(1, (soft - OWN_FILES) // 2))
+
+
 def make_runner(
-    handle: Handle, log: Log, connections: int = MOST_CONNECTIONS, head_s: float = HEAD_S, taken_s: float = TAKEN_S
+    handle: Handle, log: Log, connections: int | None = None, head_s: float = HEAD_S, taken_s: float = TAKEN_S
 ) -> web.ServerRunner:
     """A runner for one listener. Raises ConfigError where aiohttp's C parser is missing."""
     if aiohttp.http_parser.HttpRequestParser is aiohttp.http_parser.HttpRequestParserPy:
         # CVE-2025-53643: request smuggling, in the Python parser only
         raise ConfigError("aiohttp's C parser is missing: unset AIOHTTP_NO_EXTENSIONS, or install a wheel of aiohttp.")
     # ServerRunner takes handler_cancellation as well, and silently ignores it: only the server's own counts.
-    return web.ServerRunner(_Listener(handle, log, connections, head_s, taken_s), shutdown_timeout=SHUTDOWN_S)
+    most = affordable(MOST_CONNECTIONS) if connections is None else connections
+    return web.ServerRunner(_Listener(handle, log, most, head_s, taken_s), shutdown_timeout=SHUTDOWN_S)
 
 
 class _Listener(web.Server):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 
 import aiohttp.http_parser
 import pytest
@@ -78,3 +80,18 @@ async def test_a_client_that_does_not_take_its_last_bytes_is_not_kept_for_ever()
     finally:
         client.close()
         await runner.cleanup()
+
+
+def test_connections_are_limited_by_what_descriptors_there_are() -> None:
+    """The limit of the system is raised as far as it goes; what is left over is for the house itself."""
+    told = subprocess.run([sys.executable, "-c", _LIMITS], capture_output=True, text=True, check=True, timeout=60)
+    assert ["8192 16640", "100 456", "1 40"] == told.stdout.splitlines()
+
+
+_LIMITS = """
+import resource
+from gateway.edge.listener import MOST_CONNECTIONS, affordable
+for soft, hard in ((64, 17_000), (64, 456), (40, 40)):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    print(affordable(MOST_CONNECTIONS), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
