@@ -80,7 +80,7 @@ def test_the_page_shows_each_alert_as_it_comes():
     """docs/alerts.md names every alert, with the very sentence that is sent, and its runbook."""
     page = (Path(__file__).parents[3] / "docs/alerts.md").read_text(encoding="utf-8")
     for alertname in FACTS:
-        facts = {"passed": 0} if alertname == "price_unknown" else {}
+        facts: dict[str, Any] = {"passed": 0} if alertname == "price_unknown" else {}
         assert f"`{texts.summary(episode(alertname, **facts))}`" in page, alertname
         assert f"- [{alertname}](runbooks/" in page
 
