@@ -41,6 +41,12 @@ class Receipt:
         self._lost()
 
 
+def size_of(content: Content) -> int:
+    """About how many characters it takes to write this."""
+    names = sum(len(getattr(content, name)) for name in LISTS)
+    return 1_024 + 34 * names + sum(map(len, content.texts.values()))
+
+
 def keep(book: Book, now: float, content: Content) -> None:
     """Writes the entry, or only texts that it will name; a text that is named again is young again."""
     if content.last:

@@ -31,6 +31,7 @@ from gateway.core.ledger.reading import SqlReading
 from gateway.core.ledger.shared import SharedLine, look_again
 from gateway.core.ledger.shelf import SqlShelf
 from gateway.core.types import Denied, Order, Reservation
+from gateway.stores.sqlite.aside import Aside, nothing
 from gateway.stores.sqlite.file import connect, refuse_bad_file, refuse_bad_ground
 from gateway.stores.sqlite.inspect import audit_file
 from gateway.stores.sqlite.instances import Instances
@@ -67,6 +68,7 @@ class SqliteStore(Desk):
         self._now = now
         self._full = durability == "power_loss"
         self._inbox: queue.SimpleQueue[Op | None] = queue.SimpleQueue()
+        self._aside = Aside()
         self._kept: deque[Op] = deque()
         self._why: str | None = "the store is not open"
         self._damaged: str | None = None
@@ -113,9 +115,9 @@ class SqliteStore(Desk):
         return reply
 
     def put(self, op: Op) -> None:
-        """Queues it from any thread; half of the queue is for those who are waited for."""
-        if self._open and self.failed() is None and self._inbox.qsize() < QUEUE_MOST // 2:
-            self._inbox.put(op)
+        """Queues it from any thread, behind all that is waited for."""
+        if self._open and self.failed() is None and self._aside.put(op):
+            self._inbox.put(Op(nothing, (), None, False))
         else:
             tell([(op.reply, StoreFailed("the store has no room for this"))])
 
@@ -181,7 +183,7 @@ class SqliteStore(Desk):
         self._why = None
         self._tell([(self._ready, None)])
         going = True
-        while going or not self._inbox.empty():
+        while going or self._aside or not self._inbox.empty():
             ops, more = self._gather()
             going = going and more
             self._turn(ops)
@@ -244,7 +246,7 @@ class SqliteStore(Desk):
     def _gather(self) -> tuple[list[Op], bool]:
         """What is queued, up to a batch; waits for the first, but not past the next sweep. False: close was asked."""
         ops: list[Op] = []
-        patience = LOOK_S if self._line.parked else MORE_CHORES_S if self._more else SWEEP_S
+        patience = 0 if self._aside else LOOK_S if self._line.parked else MORE_CHORES_S if self._more else SWEEP_S
         with suppress(queue.Empty):
             op = self._inbox.get(timeout=patience)
             if self._busy:
@@ -252,10 +254,10 @@ class SqliteStore(Desk):
             while op is not None:
                 ops.append(op)
                 if len(ops) == BATCH_MOST or self._inbox.empty():  # nobody else takes from it
-                    return ops, True
+                    return ops + self._aside.take(self._why is not None), True
                 op = self._inbox.get()
             return ops, False
-        return ops, True
+        return self._aside.take(self._why is not None), True
 
     def _turn(self, ops: list[Op]) -> None:
         self._busy = len(ops) >= BUSY
@@ -354,6 +356,7 @@ class SqliteStore(Desk):
         if dirty or self._pen.proves or self._why is not None:  # a try after a failure must write something
             execute(schema.PUT_META, (self._time,))
         self._pen.unsynced = self._pen.unsynced or bool(dirty)
+        self._pen.wrote(sum([len(text.text) for text in dirty.texts]))
         for sql, values in schema.statements_of(self._window.book, dirty):
             execute(sql, values)
         if self._line.has_news:

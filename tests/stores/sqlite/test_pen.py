@@ -183,3 +183,21 @@ def test_where_the_disk_said_no_the_next_commit_waits_for_it(
 
 def fails(file: int) -> None:
     raise OSError(errno.EIO, "no")
+
+
+def test_long_rows_are_due_for_a_checkpoint_sooner(tmp_path: Path, lock: FairLock) -> None:
+    """32 MB of texts are as many as CHECKPOINT_ROWS rows: neither the log nor a checkpoint grows with them."""
+    pen = made(tmp_path / "l.db", lock)
+    write(pen, 1)
+    pen.wrote(31_990_000)
+    write(pen, 2)
+    assert 0 == pen._sync.asked - 1  # the heartbeat's only
+    pen.wrote(10_000)
+    write(pen, 3)
+    assert 1 == pen._sync.asked - 1
+    answered(pen._sync)
+    write(pen, 4)
+    pen.wrote(31_000_000)
+    write(pen, 5)
+    assert 1 == pen._sync.asked - 1  # counted anew
+    pen.close()
