@@ -24,12 +24,12 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExportResult
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
-from requests import PreparedRequest, Response, Session
+from requests import PreparedRequest, Request, Response, Session
 from requests.adapters import HTTPAdapter
 from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import RequestException, SSLError, Timeout
 
-from gateway.core.errors import UpstreamFailed
+from gateway.core.errors import ConfigError, UpstreamFailed
 from gateway.core.telemetry.settings import Destination
 from gateway.projections.otlp.answer import Answer, Never, of_status, partial
 
@@ -65,7 +65,7 @@ class Line(HTTPAdapter):
         request.headers.update({**kept, **self._headers})
         try:
             response = self._answered(request, *args, **{**how, "stream": True})
-        except RequestException as error:
+        except Exception as error:  # a certificate's file that is missing, a host that is none: counted as failures
             self.seen = Seen(failure=UpstreamFailed(f"no answer ({type(error).__name__})", kind=_kind(error)))
             raise _Unsuccessful from error
         with response:
@@ -96,13 +96,15 @@ def _begun(response: Response) -> bytes:
 
 
 class Post:
-    """Sends batches of one destination over HTTP."""
+    """Sends batches of one destination over HTTP. Raises ConfigError where its address is none."""
 
     def __init__(self, destination: Destination, headers: Mapping[str, str], now: Callable[[], float]) -> None:
         log = logging.getLogger("opentelemetry.exporter")  # what it would say, the projection says with its counters
         log.propagate = False
         log.addHandler(logging.NullHandler())
         self._now = now
+        for url in (destination.traces_url, destination.logs_url):
+            _possible(url)
         self._traces, self._logs = Line(headers), Line(headers)
         self._spans: Any = OTLPSpanExporter(
             destination.traces_url, session=_session(destination, self._traces), **_how(destination)
@@ -141,6 +143,14 @@ class Post:
             return partial(0, "")
 
 
+def _possible(url: str) -> None:
+    """Judges what requests refuses before a line sees it: it would look like a batch that can't be encoded."""
+    try:
+        Request("POST", url).prepare()
+    except RequestException as error:
+        raise ConfigError(f"nothing can be sent to this address ({type(error).__name__})") from error
+
+
 def _session(destination: Destination, line: Line) -> Session:
     session = Session()
     session.mount("https://", line)
@@ -160,7 +170,7 @@ def _how(destination: Destination) -> dict[str, Any]:
     }
 
 
-def _kind(error: RequestException) -> str:
+def _kind(error: Exception) -> str:
     if isinstance(error, Timeout):
         return "timeout"
     return "tls" if isinstance(error, SSLError) else "connect"

@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from gateway.core.errors import UpstreamFailed
+from gateway.core.errors import ConfigError, UpstreamFailed
 from gateway.core.telemetry.settings import Destination
 from gateway.core.telemetry.spans import Record, Span
 from gateway.projections.otlp import post
@@ -243,6 +243,30 @@ def test_what_is_no_answer_is_a_failure_that_passes(said):
         with pytest.raises(UpstreamFailed, match="no answer"):
             way.spans([SPAN])
         way.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "more"),
+    [
+        ("http://a..local:4318", {}),
+        (f"http://{'a' * 70}.local:4318", {}),
+        ("https://127.0.0.1:9", {"client_certificate": "/no/such/file"}),
+        ("https://127.0.0.1:9", {"certificate": "/no/such/file"}),
+    ],
+)
+def test_what_an_operator_can_heal_is_no_defect_of_a_span(url, more):
+    """A host that is none, a certificate that is being renewed: not a span is dropped for it."""
+    way = to(url, **more)
+    with pytest.raises(UpstreamFailed, match="no answer"):
+        way.spans([SPAN])
+    way.close()
+
+
+@pytest.mark.parametrize("url", ["http://.local:4318", "http://*.local"])
+def test_an_address_that_is_none_stops_the_start(url):
+    """Said with its reason, and tried again like any failure to open."""
+    with pytest.raises(ConfigError, match="InvalidURL"):
+        to(url)
 
 
 def test_what_cant_be_encoded_is_final(capsys):
