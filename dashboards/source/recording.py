@@ -75,6 +75,22 @@ RULES: Final = (
             ask.total("meterbox_runs_finished_total", "", "6h", "agent"),
         ),
     ),
+    (
+        "meterbox:agent_failing:ratio_6h",
+        "Calls of an agent that failed, in proportion to those sent; pages compare it with a week ago",
+        ask.share(
+            ask.total(REQUESTS, 'outcome=~"upstream_error|cut|unknown"', "6h", "agent"),
+            ask.total(REQUESTS, SENT, "6h", "agent"),
+        ),
+    ),
+    (
+        "meterbox:steps_per_run:6h",
+        "Calls of a run on average; pages compare it with a week ago",
+        ask.share(
+            ask.total("meterbox_run_steps_sum", "", "6h", "agent"),
+            ask.total("meterbox_run_steps_count", "", "6h", "agent"),
+        ),
+    ),
     ("meterbox:runs_finished:6h", "Runs that ended", ask.total("meterbox_runs_finished_total", "", "6h", "agent")),
     (
         "meterbox:spans_rejected:15m",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards.source import ask
-from dashboards.source.board import Board, labels, sources
+from dashboards.source.board import Board, choice, labels, sources
 from dashboards.source.parts import (
     COUNT,
     SECONDS,
@@ -25,6 +25,7 @@ NAME = "gen_ai_tool_name"
 USES = ask.total(f"{TOOL}_count", BY_AGENT, by=NAME)
 ERRORS = ask.total(f"{TOOL}_count", BY_AGENT + ',error_type!=""', by=NAME)
 TOKENS = "meterbox_tokens_total"
+AGO = (("a week before", "1w"), ("a day before", "1d"), ("four weeks before", "4w"))
 REQUESTS = "meterbox_requests_total"
 
 
@@ -38,7 +39,7 @@ def build() -> Board:
     board = Board(
         "meterbox-tools", "Tools & agents", "What agents do with their money: tools, steps, cache, outcomes.", 24
     )
-    board.asks(*sources(), *labels("agent", "provider", "model"))
+    board.asks(*sources(), *labels("agent", "provider", "model"), choice("ago", "Compared with", AGO))
     board.row("Which tools?")
     board.show(
         bars(
@@ -105,8 +106,33 @@ def build() -> Board:
             SHARE,
             steps=bad_from(0.02, 0.05),
         ),
+        *_compared(),
     )
     return board
+
+
+def _compared() -> list[object]:
+    """Now beside then (R-112): recorded figures, since what is recorded can be asked for at any instant."""
+    graphs: list[object] = []
+    for title, metric, unit, says in (
+        (
+            "Do calls fail more often than before?",
+            "meterbox:agent_failing:ratio_6h",
+            SHARE,
+            "Failed calls of six hours in proportion to those sent, beside the same hours of the week before. ",
+        ),
+        (
+            "Do runs take more steps than before?",
+            "meterbox:steps_per_run:6h",
+            COUNT,
+            "Calls per run that ended within six hours, beside the week before. More steps for the same task: a "
+            "prompt, a model or a tool has changed. ",
+        ),
+    ):
+        now = f"{metric}{{{ask.ENDED}}}"
+        queries = [over_time(now, "{{agent}}"), over_time(f"{now} offset $ago", "{{agent}}, then", "B")]
+        graphs.append(graph(title, says + "Needs dashboards/rules in Prometheus.", queries, unit))
+    return graphs
 
 
 def _failing() -> str:

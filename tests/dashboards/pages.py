@@ -16,7 +16,7 @@ from msgspec import Struct
 FOLDER = Path(__file__).resolve().parents[2] / "dashboards"
 PROMETHEUS, INFINITY = "prometheus", "yesoreyeram-infinity-datasource"
 # What Grafana puts in for a reader who has just opened the page.
-ALL = {"agent": ".*", "provider": ".*", "model": ".*"}
+ALL = {"agent": ".*", "provider": ".*", "model": ".*", "ago": "1s"}  # a week is more than tests live
 LABELS = re.compile(r"\b(?:by|on|group_left|without) \([^)]*\)")
 METRIC = re.compile(r"\b((?:meterbox|gen_ai|scrape)_[a-zA-Z0-9_]+)(\{[^}]*\})?")
 
