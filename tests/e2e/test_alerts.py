@@ -94,7 +94,7 @@ async def test_a_run_meets_its_budget_and_a_person_kills_another(tmp_path: Path,
         ]
         stopped, killed = named(receiver, "run_stopped")
         assert "Run night was stopped by its budget: $0.00" in stopped.said[1]
-        assert stopped.said[1].endswith("of $0.004 used, calls are refused.")
+        assert stopped.said[1].endswith("of $0.004 used, calls that may need more are refused.")
         assert "it deletes files" in killed.said[1]
         assert {"run_id": "other", "alertname": "run_stopped", "severity": "warning"} == killed.body["commonLabels"]
         assert ["meterbox kill other", "meterbox runs show other"] == [

@@ -163,7 +163,8 @@ def _stopped(_: Episode, facts: dict[str, Any]) -> str:
     if facts["limit"] is None:
         return f"{_run(facts)} was stopped by {whose} at {_amount(facts['unit'], facts['spent'])}; calls are refused."
     used = _of(facts["unit"], facts["spent"], facts["limit"])
-    return f"{_run(facts)} was stopped by {whose}: {used} used, calls are refused."
+    which = "calls that may need more" if facts["spent"] < facts["limit"] else "calls"
+    return f"{_run(facts)} was stopped by {whose}: {used} used, {which} are refused."
 
 
 def _unpriced(episode: Episode, facts: dict[str, Any]) -> str:
@@ -209,7 +210,7 @@ def _threshold_over(episode: Episode, facts: dict[str, Any]) -> str:
 def _burn_over(episode: Episode, facts: dict[str, Any]) -> str:
     how = "has ended" if episode.why == "ended" else "has slowed down"
     lasting = lasted((episode.over_at or 0.0) - episode.first_at)
-    return f"Over: {_run(facts)} {how} after {lasting}, {dollars(facts['spent'])} spent."
+    return f"Over: {_run(facts)} {how}, {lasting} after the alert; {dollars(facts['spent'])} spent."
 
 
 def _stopped_over(episode: Episode, facts: dict[str, Any]) -> str:

@@ -88,7 +88,7 @@ def test_the_page_shows_each_alert_as_it_comes():
 @pytest.mark.parametrize(
     ("alertname", "why", "said"),
     [
-        ("burn_rate", "ended", "Over: Run R has ended after 10 min, $1.74 spent."),
+        ("burn_rate", "ended", "Over: Run R has ended, 10 min after the alert; $1.74 spent."),
         ("price_unknown", "rest", "Over: nobody has asked for gpt-x of openai, which has no price, for a day."),
         ("provider_down", "rest", "Over: nobody has asked provider openai for an hour; its last 12 calls failed."),
         ("budget_threshold", "gone", "Over: Run R used $8.05 of $10.00 of budget each-run; its account is closed."),

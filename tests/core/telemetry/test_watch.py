@@ -167,7 +167,9 @@ async def test_ten_thousand_refusals_of_one_run_are_one_message():
     for number in range(10_000):
         reason = "insufficient_quota" if number % 2 == 0 else "limit_calls"
         await house.refused(reason, limited=limited)
-    assert [("firing", "Run R was stopped by its budget: $9.98 of $10.00 used, calls are refused.")] == house.look()
+    assert [
+        ("firing", "Run R was stopped by its budget: $9.98 of $10.00 used, calls that may need more are refused.")
+    ] == house.look()
     assert 10_000 == house.episodes.open["run_stopped/R"].facts["refused"]
     assert [] == house.sweep(HOUR_S - 1)
     said = house.sweep(1)
@@ -235,7 +237,7 @@ async def test_a_run_that_burns_is_told_without_any_budget_and_what_a_day_would_
     assert 5 == more  # $1.4 -> 2.8 -> 5.6 -> 11.2 -> 22.4 -> 44.8
     over = house.sweep(1200)
     assert ["resolved"] == [status for status, _ in over]
-    assert over[0][1].startswith("Over: Run R has slowed down after")
+    assert over[0][1].startswith("Over: Run R has slowed down, ")
 
 
 async def test_a_swarm_of_small_runs_burns_in_the_run_above_them():
