@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -148,7 +148,7 @@ def _list(config: Path | None, as_json: bool, limit: int, firing: bool) -> None:
 
 
 def lines_of(found: Sequence[dict[str, Any]]) -> list[str]:
-    """A row for each alert, its sentence below it."""
+    """A row for each alert, its sentence below it, and what keeps it from being told."""
     heads = ["ALERT", "STATE", "WHAT", "SEVERITY", "SINCE (UTC)", "TOLD"]
     rows = [
         [
@@ -164,8 +164,16 @@ def lines_of(found: Sequence[dict[str, Any]]) -> list[str]:
     head, *body = table(heads, rows).split("\n")
     said = [head]
     for item, row in zip(found, body, strict=True):
-        said += [row, f"  {harmless(item['annotations']['summary'], 160)}"]
+        said += [row, f"  {harmless(item['annotations']['summary'], 160)}", *_kept(item["deliveries"])]
     return said
+
+
+def _kept(deliveries: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A line for each channel that has not taken it, with its last error."""
+    for one in deliveries:
+        if one.get("last_error") and one["state"] != "delivered":
+            name, why = harmless(one["channel"], 64), harmless(one["last_error"])
+            yield f"  {name}: {one['state']}, {count(one['attempts'], 'attempt')}: {why}"
 
 
 def _told(deliveries: Sequence[dict[str, Any]]) -> str:

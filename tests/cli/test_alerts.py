@@ -41,6 +41,17 @@ def test_alerts_are_listed_with_their_sentences(box, meterbox):
     assert 1 == len(json.loads(meterbox("alerts", "--json", "--limit", "1", "--firing")[1])["items"])
 
 
+def test_a_channel_that_does_not_take_an_alert_is_shown_with_its_error(box, meterbox):
+    """What runbooks/alerts-undelivered.md looks for: the channel, its attempts, its last error; not what has passed."""
+    deliveries = [
+        {"channel": "a", "state": "pending", "attempts": 3, "last_error": "it answered 503\x1b[31m"},
+        {"channel": "b", "state": "delivered", "attempts": 2, "last_error": "it answered 500"},
+        {"channel": "c", "state": "pending", "attempts": 0, "last_error": None},
+    ]
+    box.answers["GET /api/alerts"] = {"items": [alert(deliveries=deliveries)], "next_cursor": None}
+    assert ["  a: pending, 3 attempts: it answered 503\\x1b[31m"] == meterbox("alerts")[1].splitlines()[3:]
+
+
 def test_no_alerts_are_said(box, meterbox):
     """On stderr: data is empty."""
     box.answers["GET /api/alerts"] = {"items": [], "next_cursor": None}
