@@ -40,6 +40,8 @@ def command(ctx: click.Context, /, config: Path | None, as_json: bool, limit: in
     found = Control(settings_of(config)).items("/api/runs", limit, **asked)
     if as_json:
         show_json({"items": found})
+    elif not found and any(asked.values()):
+        click.echo("No such run. `meterbox runs` lists all.", err=True)
     elif not found:
         click.echo(
             "No runs yet. Point an agent at the gateway: `meterbox run -- CMD` does it for one command.", err=True

@@ -39,6 +39,7 @@ def test_no_runs_is_talk_not_data(box, meterbox):
     status, out, err = meterbox("runs")
     assert (0, "") == (status, out)
     assert "No runs yet" in err
+    assert (0, "", "No such run. `meterbox runs` lists all.\n") == meterbox("runs", "--state", "paused")
 
 
 def show(box, meterbox, *flags):
