@@ -355,9 +355,11 @@ def _is_literal(host: str) -> bool:
 
 
 def _socket(family: int) -> socket.socket:
-    """TCP keep-alive finds a dead peer in 2 minutes, also while an answer that isn't streamed is awaited."""
+    """TCP keep-alive finds a dead peer in 2 minutes, also while an answer that isn't streamed is awaited. A request's
+    last piece never waits for the provider's word on the one before; uvloop alone would see to that itself."""
     made = socket.socket(family, socket.SOCK_STREAM)
     made.setblocking(False)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, option):

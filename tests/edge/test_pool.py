@@ -147,13 +147,14 @@ async def test_the_sweep_ends_what_is_old_and_sleeps_when_nothing_is_idle() -> N
 
 
 async def test_connections_are_watched_by_tcp_keep_alive() -> None:
-    """A dead peer is found although an answer may take an hour."""
+    """A dead peer is found although an answer may take an hour; no piece of a request waits for an earlier one's."""
     async with provider(ever) as place, pooled() as upstream:
         await fetch(upstream, somewhere(place.port))
         (found,) = upstream._origins.values()
         (connection,) = found.open
         sock = connection._transport.get_extra_info("socket")
         assert 1 == sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert 0 != sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_a_local_sections_connections_serve_no_other_section() -> None:
