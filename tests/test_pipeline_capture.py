@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.core import capture
+from gateway.core import capture, hold
 from gateway.core.capture import Said, Scribe
 from gateway.core.errors import StoreFailed
 from gateway.rules.budget import Budget
@@ -179,3 +179,15 @@ async def test_formats_without_messages_are_not_captured() -> None:
     world, ears = listening(whole(json.dumps(embedded).encode()))
     await world.call({"model": "text-embedding-3-small", "input": "hi"}, "/v1/embeddings", provider=provider("openai"))
     assert (None, []) == (world.last.content, ears.taken)
+
+
+async def test_a_defect_of_ours_keeps_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever breaks before a call has settled: what it said is handed in, else its bytes would count for ever."""
+    world, ears = listening(streamed())
+
+    def breaks(*_: Any) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(hold.outcome, "close", breaks)
+    await world.call(chat(stream=True))
+    assert 1 == len(ears.taken)

@@ -111,11 +111,11 @@ def why_cut(step: Step, ending: Ending) -> Refusal:
 async def settle(p: Parts, step: Step, ending: Ending, reply: Reply) -> None:
     """Money and record in one transaction; registered in its conversation before the answer's last byte leaves."""
     record = step.record
-    outcome.close(step, ending, reply, p.prices, now(step, p.clock))
-    p.index.note(record.tenant, record.run, step.call, reply, record.ended_at)
-    if step.learns and record.outcome == "ok" and reply.usage_complete:
-        _learn(p, step, reply)
     try:
+        outcome.close(step, ending, reply, p.prices, now(step, p.clock))
+        p.index.note(record.tenant, record.run, step.call, reply, record.ended_at)
+        if step.learns and record.outcome == "ok" and reply.usage_complete:
+            _learn(p, step, reply)
         settled = await p.store.settle(step.order_id, outcome.actual(step, ending, reply), record)
     except StoreFailed as failure:
         step.settled = True  # the sweep presumes it
