@@ -31,6 +31,8 @@ from gateway.core.types import Entry
 HISTORY_S: Final = 3_600.0
 IDLE_S: Final = 1.0  # between two looks at the time while nothing is to be sent
 BUSY_S: Final = 0.2  # while a channel is being told: its answer is to be written down
+PASSED_MOST: Final = 5  # looks at the time that are passed over because something is unread
+BEHIND_S: Final = 5.0  # what is unread for longer says that it is behind
 _SINCE: Final = "since"
 _COUNTS: Final = "counts"
 
@@ -99,6 +101,7 @@ class Alerts:
         self._done: SimpleQueue[Result] = SimpleQueue()
         self._couriers = {sender.name: Courier(sender, self._done) for sender in senders}
         self._busy: set[str] = set()
+        self._passed_over = 0
         self._load()
         self._outbox.wake(clock.now())
 
@@ -118,7 +121,7 @@ class Alerts:
         """See `ports.Projection`. Raises StoreFailed, as `apply`."""
         while not self._done.empty():
             self._note(self._done.get(), now)
-        if self._reading.ends()[1] <= self._notebook.cursor:  # else it only looks as if all were quiet
+        if self._abreast(now):  # else it only looks as if all were quiet
             self._watch.sweep(now, self._health.all())
         self._write(None)
         self._hand_out(now)
@@ -132,6 +135,12 @@ class Alerts:
         """Lets the threads end."""
         for courier in self._couriers.values():
             courier.close()
+
+    def _abreast(self, now: float) -> bool:
+        """Has it read what there is? Under load something is always unread: then what is young does no harm."""
+        unread = self._reading.entries(self._notebook.cursor, limit=1)
+        self._passed_over = self._passed_over + 1 if unread else 0
+        return not unread or (self._passed_over > PASSED_MOST and now - unread[0].at < BEHIND_S)
 
     # ----------------------------------------------------------------------- the notebook
 

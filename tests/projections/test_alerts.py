@@ -23,7 +23,7 @@ from gateway.core.telemetry.settings import AlertRules, Channel
 from gateway.core.telemetry.webhook import trial
 from gateway.edge.channels import Webhook, senders
 from gateway.edge.clock import SystemClock
-from gateway.projections.alerts import HISTORY_S, Alerts, Courier, Result
+from gateway.projections.alerts import BEHIND_S, HISTORY_S, PASSED_MOST, Alerts, Courier, Result
 from gateway.stores.memory import MemoryStore
 from gateway.stores.notebook import SqliteNotebook
 from tests.fakes import FakeClock
@@ -224,6 +224,27 @@ async def test_a_slow_channel_holds_up_no_other_and_no_reading(tmp_path):
     assert (1, []) == (slow.tries, slow.told)
     slow.gate.set()
     until(lambda: house.turn() is not None and len(slow.told) == 20)
+
+
+async def test_a_busy_gateway_is_looked_at_too(tmp_path):
+    """Something is always unread there: what time alone tells is told all the same, unless it is far behind."""
+    phone = Recorded()
+    house = House(tmp_path, phone)
+    house.health.tell("otlp-lab", behind=3, oldest_at=house.clock.at - 400.0, failures=9)
+    await house.refuse()
+    house.clock.at += BEHIND_S + 1.0
+    for _ in range(PASSED_MOST + 2):
+        house.turn()
+    assert [] == list(house.alerts._episodes.open)
+    house.read()
+    house.die()
+    house.start()
+    await house.refuse("S")
+    for _ in range(PASSED_MOST):
+        house.turn()
+    assert ["run_stopped/R"] == list(house.alerts._episodes.open)
+    house.turn()
+    assert ["run_stopped/R", "telemetry_backlog/otlp-lab"] == list(house.alerts._episodes.open)
 
 
 async def test_history_at_a_first_start_pages_nobody(tmp_path):
