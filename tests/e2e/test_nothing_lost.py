@@ -198,7 +198,7 @@ def check_alerts(hook: Receiver, nights: int) -> None:
     ("runs", "nights", "down_s"),
     [
         pytest.param(240, 3, 4.0, id="short"),
-        pytest.param(4_950, 12, 60.0, id="whole", marks=[pytest.mark.long, pytest.mark.timeout(1_800)]),
+        pytest.param(4_960, 12, 60.0, id="whole", marks=[pytest.mark.long, pytest.mark.timeout(1_800)]),
     ],
 )
 async def test_everything_arrives_once(
