@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.core import capture, hold
+from gateway.core import capture, outcome
 from gateway.core.capture import Said, Scribe
 from gateway.core.errors import StoreFailed
 from gateway.rules.budget import Budget
@@ -188,6 +188,6 @@ async def test_a_defect_of_ours_keeps_no_room(monkeypatch: pytest.MonkeyPatch) -
     def breaks(*_: Any) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(hold.outcome, "close", breaks)
+    monkeypatch.setattr(outcome, "close", breaks)
     await world.call(chat(stream=True))
     assert 1 == len(ears.taken)
