@@ -349,7 +349,7 @@ def _reason(kind: str, path: Path, fault: Any) -> str:
         later = _LATER.get(words) or _LATER.get(words[:1])
         if later is not None:
             return f"{later}; take it out, so that nobody relies on it"
-        return f"unknown key.{nearest(str(path[-1]), _keys(path[:-1]))}"
+        return f"unknown key.{nearest(str(path[-1]), _keys(path[:-1]), listed=True)}"
     if kind == "missing":
         return "is missing"
     if kind == "value_error":
@@ -359,7 +359,7 @@ def _reason(kind: str, path: Path, fault: Any) -> str:
     if kind == "list_type" and path[-1] in ("budgets", "keys", "overrides"):
         return f"is written with two brackets, one for each of them: [[{spell(path)}]]"
     said = str(fault["msg"]).replace("Input should be", "should be")
-    return "should be a table" if kind in ("model_type", "model_attributes_type") else said
+    return "should be a table" if kind in ("model_type", "model_attributes_type", "dict_type") else said
 
 
 def _keys(path: Path) -> list[str]:

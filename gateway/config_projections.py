@@ -41,6 +41,7 @@ MOST_HEADERS = 32
 MOST_VALUE = 8_190  # as long as a header of ours may be (edge/listener.py)
 STRONG_BYTES = 24  # of a webhook's secret: Standard Webhooks, "signature scheme"
 ENV = "env"  # the destination that the OTEL_* variables describe
+_GRPC_PORT = 4317
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")  # it is a file's name, too
 _HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,128}")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://.+", re.IGNORECASE)
@@ -104,7 +105,8 @@ def _named(tables: dict[str, T], what: str) -> dict[str, T]:
     for name in tables:
         if not _NAME.fullmatch(name) or name == ENV:
             raise ValueError(
-                f"a {what} is named by 1 to 32 small letters, digits, `-`, `_`; {ENV} is taken by the OTEL_* variables"
+                f"`{name[:40]}`: a {what} is named by 1 to 32 small letters, digits, `-`, `_`; "
+                f"{ENV} is taken by the OTEL_* variables"
             )
     if len(tables) > MOST_NAMED:
         raise ValueError(f"at most {MOST_NAMED} of them")
@@ -277,6 +279,11 @@ class Projections(Table):
             needed = _NEEDED.get(table.preset)
             if needed is not None and needed not in table.headers:
                 yield f"projections.otlp.destinations.{name}: {table.preset} usually needs the header {needed}"
+            if table.protocol != "grpc" and urlsplit(table.endpoint).port == _GRPC_PORT:
+                yield (
+                    f'projections.otlp.destinations.{name}: 4317 is usually OTLP by gRPC: write protocol = "grpc", '
+                    "or port 4318"
+                )
         for name, channel in self.alerts.channels.items():
             where = f"projections.alerts.channels.{name}"
             if channel.host is not None and channel.secret is None:

@@ -41,7 +41,7 @@ def _positive(value: Any) -> int:
 def _price(value: Any) -> int:
     nusd = exact_nusd(value)
     if nusd < 0:
-        raise ValueError("a price is not negative")
+        raise ValueError("must not be negative")
     return nusd
 
 

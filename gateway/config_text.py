@@ -165,11 +165,13 @@ def spell(path: Path) -> str:
     return words
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """` Did you mean ...?`, or nothing where no known name is near."""
+def nearest(word: str, known: Iterable[str], *, listed: bool = False) -> str:
+    """` Did you mean ...?`; where no known name is near nothing, or all of them if `listed`."""
     spelled = {one.lower(): one for one in known}
     close = difflib.get_close_matches(word.lower(), list(spelled), n=1, cutoff=0.7)
-    return f" Did you mean `{spelled[close[0]]}`?" if close else ""
+    if close:
+        return f" Did you mean `{spelled[close[0]]}`?"
+    return f" Known here: {', '.join(spelled.values())}" if listed and spelled else ""
 
 
 def exact_nusd(value: Any) -> int:

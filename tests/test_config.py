@@ -132,10 +132,14 @@ def test_an_error_in_a_flag_names_the_flag(tmp_path):
             "[providers.openai]\ntimeouts = { conect_s = 5 }\n",
             "meterbox.toml:2: providers.openai.timeouts.conect_s: unknown key. Did you mean `connect_s`?",
         ),
-        ("[providers.openai]\nzzz = 1\n", "meterbox.toml:2: providers.openai.zzz: unknown key."),
+        (
+            "[providers.openai]\nzzz = 1\n",
+            "meterbox.toml:2: providers.openai.zzz: unknown key. Known here: preset, base_",
+        ),
         ('["server"]\n"port" = "x"\n', "meterbox.toml:2: server.port: should be a valid integer"),
         ("server.port = true\n", "meterbox.toml:1: server.port: should be a valid integer"),
         ("server = 5\n", "meterbox.toml:1: server: should be a table"),
+        ("providers = 5\n", "meterbox.toml:1: providers: should be a table"),
         ("[server]\nport = 1\nport = 2\n", "meterbox.toml:3: not TOML: Cannot overwrite a value"),
         ("[server\n", "meterbox.toml:1: not TOML: Expected"),
         ("[[keys]]\nsecret = 'abcdefgh'\n", "meterbox.toml:1: keys[0].name: is missing"),
@@ -272,7 +276,7 @@ def test_prices_are_nano_dollars_per_million(tmp_path):
     assert [(None, 37_500_000, 1_500_000_000)] == [
         (one.provider, one.input, one.cache_write_1h) for one in load(write(tmp_path, text), {}).price_overrides()
     ]
-    assert "a price is not negative" in fault(tmp_path, text.replace("output = 0", "output = -1"))
+    assert "must not be negative" in fault(tmp_path, text.replace("output = 0", "output = -1"))
 
 
 @pytest.mark.parametrize("written", ["0", "-1", "nan", "inf", "true", "'5'", "604801"])

@@ -144,7 +144,9 @@ def test_a_header_can_come_from_the_environment(tmp_path):
         (destination('endpoint = "https://h"\nheaders = { Host = "1" }'), "host is set by the exporter itself"),
         (destination('endpoint = "https://h"\nheaders = { X = "1", x = "2" }'), "each header once, at most 32"),
         ('[projections.otlp.destinations.env]\nendpoint = "https://h"\n', "env is taken by the OTEL_* variables"),
-        ('[projections.otlp.destinations."a/b"]\nendpoint = "https://h"\n', "a destination is named by 1 to 32 small"),
+        ('[projections.otlp.destinations."a/b"]\nendpoint = "https://h"\n', "`a/b`: a destination is named by 1 to"),
+        ('[projections.otlp]\nendpoint = "https://h"\n', "otlp.endpoint: unknown key. Known here: role, content, ali"),
+        ('[[projections.otlp.destinations]]\nname = "a"\n', ":1: projections.otlp.destinations: should be a table"),
         ('[projections.otlp]\nrole = "both"\n', "meterbox.toml:2: projections.otlp.role: should be 'generation' or"),
         ('[projections.otlp]\ncontent = "SPAN_ONLY"\n', "projections.otlp.content: nothing is captured that could"),
         ('[projections.log]\nfile = "x"\n', "projections.log: this version writes no line for each call"),
@@ -158,7 +160,7 @@ def test_a_header_can_come_from_the_environment(tmp_path):
         (channel(f'url = "https://h"\nearlier_secret = "{SECRET}"'), "earlier_secret: goes beside secret"),
         ('[projections.alerts]\nhosts = ["a.example"]\n' + channel('url = "https://b.example"'), "isn't one of hosts"),
         ("[projections.alerts]\nenabled = false\n" + channel('url = "https://h"'), "nobody would be told with enabled"),
-        ("[projections.alerts]\nburn_usd_per_h = -1\n", "projections.alerts.burn_usd_per_h: a price is not negative"),
+        ("[projections.alerts]\nburn_usd_per_h = -1\n", "projections.alerts.burn_usd_per_h: must not be negative"),
         ("[projections.alerts]\nbacklog_s = 0\n", "projections.alerts.backlog_s: seconds must be above 0"),
     ],
 )
@@ -191,9 +193,10 @@ def test_what_isnt_installed_is_named(tmp_path, monkeypatch):
 
 
 def test_what_is_worth_a_second_look_is_said(tmp_path):
-    """A backend without its usual header, a webhook without a secret or with a short one."""
+    """A backend without its usual header, gRPC's port for HTTP, a webhook without a secret or with a short one."""
     text = (
         destination('endpoint = "https://api.smith.langchain.com/otel"\npreset = "langsmith"')
+        + '[projections.otlp.destinations.port]\nendpoint = "http://127.0.0.1:4317"\n'
         + channel('url = "https://h"')
         + '[projections.alerts.channels.short]\nurl = "https://h"\nsecret = "whsec_c2hvcnQ="\n'
     )
@@ -201,6 +204,7 @@ def test_what_is_worth_a_second_look_is_said(tmp_path):
     said = load(tmp_path / "meterbox.toml", {}).warnings()
     assert [
         "projections.otlp.destinations.lab: langsmith usually needs the header x-api-key",
+        'projections.otlp.destinations.port: 4317 is usually OTLP by gRPC: write protocol = "grpc", or port 4318',
         "projections.alerts.channels.pager: no secret, so that whoever gets its webhooks can't tell whether they are "
         "ours",
         "projections.alerts.channels.short: its secret has less than 24 bytes",
