@@ -1,5 +1,6 @@
 # Two stages: pip and its caches stay behind. The second has no compiler, runs as nobody in particular, and writes only
-# below /var/lib/meterbox, so that its root may be read-only.
+# below /var/lib/meterbox, so that its root may be read-only. It works where its file lies, so that `docker compose exec
+# gateway meterbox budget` and every other verb finds it without --config.
 FROM python:3.13.7-slim AS build
 ARG EXTRAS=""
 WORKDIR /src
@@ -18,7 +19,7 @@ ENV PATH=/opt/meterbox/bin:$PATH \
     XDG_STATE_HOME=/var/lib/meterbox \
     METERBOX_READY=http://127.0.0.1:8788/readyz
 USER 10001:10001
-WORKDIR /var/lib/meterbox
+WORKDIR /etc/meterbox
 VOLUME /var/lib/meterbox
 EXPOSE 8787 8788
 # 200 once calls are served, 503 while the ledger can't be written.

@@ -181,6 +181,8 @@ def test_the_image_is_small_and_nobodys() -> None:
     last = text.rsplit("FROM ", 1)[1]
     assert re.search(r"^USER 10001:10001$", last, re.MULTILINE) and "HEALTHCHECK" in last
     assert "pip" not in last and ["/var/lib/meterbox"] == re.findall(r"^VOLUME (\S+)$", last, re.MULTILINE)
+    works = re.findall(r"^WORKDIR (\S+)$", last, re.MULTILINE)
+    assert [f"{works[-1]}/meterbox.toml"] == re.findall(r"/\S+\.toml", last)  # `exec gateway meterbox VERB` finds it
     for source in re.findall(r"^COPY (?!--)(.+) \S+$", text, re.MULTILINE):
         for name in source.split():
             assert (ROOT / name).exists(), name
