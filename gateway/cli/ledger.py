@@ -103,7 +103,7 @@ def backup(config: Path | None, target: Path) -> None:
     back_up(ledger, target)
     click.echo(
         f"{target}: {target.stat().st_size:,} bytes. To restore it: stop all gateways, put it in place of {ledger}, "
-        "and take away the files beside that end in -wal and -shm"
+        "and take away the files beside that end in -wal and -shm, and the folder projections: it is made anew"
     )
 
 

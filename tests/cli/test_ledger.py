@@ -184,6 +184,7 @@ def test_a_backup_is_a_ledger_of_its_own(ledger, meterbox, tmp_path):
     """Sound and complete; a file that is there is never replaced."""
     target = tmp_path / "copy.db"
     status, out, _ = meterbox("ledger", "backup", str(target))
+    assert "-wal and -shm, and the folder projections" in out  # its cursors are those of another ledger
     assert (0, True) == (status, str(target) in out)
     assert 700_000_005 == spent(target)
     assert 2 == meterbox("ledger", "backup", str(target))[0]
