@@ -31,18 +31,19 @@ class Capture:
     """Implements core.capture.Ear. `room`, `take` and `look` are the loop's; the thread begins with the first call."""
 
     def __init__(self, store: Store, clock: Clock, log: Callable[[str, dict[str, Any]], None]) -> None:
-        self.dropped = 0  # calls for which there was no room
+        self.dropped = 0  # calls for which there was no room, or at the end no time
         self._store = store
         self._clock = clock
         self._log = log
         self._inbox: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
         self._taken = self._done = 0  # bytes: counted up by the loop, and by the thread
+        self._came = self._gone = 0  # calls, likewise
         self._lost = self._failed = 0  # calls that the store did not take, or that could not be read: the thread's own
         self._missing = ""  # the call that was lost last: it is one, however many parts it had
         self._why = ""  # of the call that could not be read last
         self._said = 0
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._stop, self._late = threading.Event(), threading.Event()
         self._forget = threading.Event()
         self._scribe = Scribe(lambda: _rest(self._stop))
         self._thread: threading.Thread | None = None
@@ -69,10 +70,14 @@ class Capture:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="capture", daemon=True)
             self._thread.start()
+        self._came += 1
         self._inbox.put(said)
 
     async def look(self) -> None:
         """Says what was lost since the last look."""
+        self._say()
+
+    def _say(self) -> None:
         lost = self.lost
         if lost != self._said:
             told: dict[str, Any] = {"calls": lost - self._said, "no_room": self.dropped, "not_written": self._lost}
@@ -81,14 +86,18 @@ class Capture:
             self._said = lost
 
     def close(self) -> None:
-        """Writes what waits, for a moment; whoever owns the store closes it afterwards. From any thread."""
+        """Writes what waits, for a moment, and says what it had no time for; whoever owns the store closes it
+        afterwards. From any thread, once."""
         self._stop.set()
         if self._thread is not None:
             self._inbox.put(None)
             self._thread.join(CLOSE_S)
+            self._late.set()
+            self.dropped += self._came - self._gone
+        self._say()
 
     def _work(self) -> None:
-        while (said := self._inbox.get()) is not None:
+        while (said := self._inbox.get()) is not None and not self._late.is_set():
             if self._forget.is_set():
                 self._forget.clear()
                 self._scribe.forget()
@@ -101,6 +110,7 @@ class Capture:
                 for part in parts(content):
                     self._store.remember(part, partial(self._missed, content.call_id))
             self._done += said.size
+            self._gone += 1
 
     def _missed(self, call_id: str) -> None:
         """The store did not write it: what counts as known may be among it. On any thread."""

@@ -186,8 +186,9 @@ async def test_a_stop_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     ear, _ = made(store)
     ear.take(said("c1"))
     ear.close()
+    assert 1 == ear.dropped  # the one in hand
     ear.take(said("c2"))
-    assert 1 == ear.dropped
+    assert 2 == ear.dropped
     store.may.set()
 
 
@@ -200,3 +201,17 @@ async def test_a_ledger_that_is_closed_says_so(tmp_path: Path) -> None:
     ear.take(said("c1"))
     await until(lambda: ear.lost == 1)
     ear.close()
+
+
+async def test_what_a_stop_has_no_time_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call in hand and those behind it: counted once, in the last line, and not begun any more."""
+    monkeypatch.setattr(capture, "CLOSE_S", 0.05)
+    store = Slow()
+    ear, lines = made(store)
+    for number in range(4):
+        ear.take(said(f"c{number}"))
+    await asyncio.to_thread(ear.close)
+    assert [("content_lost", {"calls": 4, "no_room": 4, "not_written": 0, "broken": 0})] == lines
+    store.may.set()
+    await until(lambda: ear._thread is not None and not ear._thread.is_alive())
+    assert 1 == len(store.got)
