@@ -57,6 +57,7 @@ _NEEDED = {
     "mlflow": "x-mlflow-experiment-id",
 }
 
+_PREFIXES = {"langfuse": "/api/public/otel", "langsmith": "/otel"}  # of the path; without it they answer 404 for ever
 T = TypeVar("T")
 
 
@@ -279,6 +280,9 @@ class Projections(Table):
             needed = _NEEDED.get(table.preset)
             if needed is not None and needed not in table.headers:
                 yield f"projections.otlp.destinations.{name}: {table.preset} usually needs the header {needed}"
+            prefix = _PREFIXES.get(table.preset)
+            if prefix is not None and not urlsplit(table.endpoint).path.endswith("/otel"):
+                yield f"projections.otlp.destinations.{name}: {table.preset}'s endpoint usually ends in {prefix}"
             if table.protocol != "grpc" and urlsplit(table.endpoint).port == _GRPC_PORT:
                 yield (
                     f'projections.otlp.destinations.{name}: 4317 is usually OTLP by gRPC: write protocol = "grpc", '

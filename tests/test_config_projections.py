@@ -193,10 +193,11 @@ def test_what_isnt_installed_is_named(tmp_path, monkeypatch):
 
 
 def test_what_is_worth_a_second_look_is_said(tmp_path):
-    """A backend without its usual header, gRPC's port for HTTP, a webhook without a secret or with a short one."""
+    """A backend without its usual header or path, gRPC's port for HTTP, a webhook with no secret or a short one."""
     text = (
         destination('endpoint = "https://api.smith.langchain.com/otel"\npreset = "langsmith"')
-        + '[projections.otlp.destinations.port]\nendpoint = "http://127.0.0.1:4317"\n'
+        + '[projections.otlp.destinations.path]\nendpoint = "https://h"\npreset = "langfuse"\n'
+        + 'headers = { Authorization = "Basic x" }\n[projections.otlp.destinations.port]\nendpoint = "http://127.0.0.1:4317"\n'
         + channel('url = "https://h"')
         + '[projections.alerts.channels.short]\nurl = "https://h"\nsecret = "whsec_c2hvcnQ="\n'
     )
@@ -204,6 +205,7 @@ def test_what_is_worth_a_second_look_is_said(tmp_path):
     said = load(tmp_path / "meterbox.toml", {}).warnings()
     assert [
         "projections.otlp.destinations.lab: langsmith usually needs the header x-api-key",
+        "projections.otlp.destinations.path: langfuse's endpoint usually ends in /api/public/otel",
         'projections.otlp.destinations.port: 4317 is usually OTLP by gRPC: write protocol = "grpc", or port 4318',
         "projections.alerts.channels.pager: no secret, so that whoever gets its webhooks can't tell whether they are "
         "ours",
