@@ -90,7 +90,7 @@ def clip(text: object, most: int = NAME_MOST) -> str:
 
 def share(permille: int) -> str:
     """80 %, 62.5 %."""
-    return f"{permille // 10} %" if permille % 10 == 0 else f"{permille / 10:.1f} %"
+    return f"{permille // 10:,} %" if permille % 10 == 0 else f"{permille / 10:.1f} %"
 
 
 def lasted(seconds: float) -> str:
@@ -140,8 +140,13 @@ def _whom(facts: dict[str, Any]) -> str:
 def _threshold(_: Episode, facts: dict[str, Any]) -> str:
     used = _of(facts["unit"], facts["spent"], facts["limit"])
     shadow = "; nothing stops it, the budget is a shadow" if facts["shadow"] else ""
-    part = share(facts["permille"])
-    return f"{_whom(facts)} used {used}: {part} of budget {clip(facts['budget'], 24)}{shadow}."
+    return f"{_whom(facts)} used {used}: {_reached(facts)} of budget {clip(facts['budget'], 24)}{shadow}."
+
+
+def _reached(facts: dict[str, Any]) -> str:
+    """What is used by now in whole percent, where that is more than the threshold: $4 of $2 is not 50 %."""
+    used = facts["spent"] * 100 // facts["limit"] * 10 if facts["limit"] else 0
+    return share(max(facts["permille"], used))
 
 
 def _burn(_: Episode, facts: dict[str, Any]) -> str:

@@ -243,8 +243,9 @@ class Watch:
         for one in found:
             standing = standings.get(one.facts["account"])
             why = _passed(one, standing, now)
-            if standing is not None and standing.spent != one.facts["spent"]:
-                one.facts = {**one.facts, "spent": standing.spent}
+            limit = _limit_of(one, standing) if why is None else one.facts["limit"]
+            if standing is not None and (standing.spent, limit) != (one.facts["spent"], one.facts["limit"]):
+                one.facts = {**one.facts, "spent": standing.spent, "limit": limit}
                 one.amount = max(one.amount, standing.spent)
                 if one.quiet:
                     one.told = max(one.told, one.amount)
@@ -331,5 +332,10 @@ def _passed(found: Episode, standing: Standing | None, now: float) -> str | None
         return "gone"
     if standing.ends_at is not None and standing.ends_at <= now:
         return "window"
-    limit = found.facts["limit"] if found.facts["shadow"] or standing.limit is None else standing.limit
-    return "raised" if standing.spent * 1000 < limit * found.facts["permille"] else None
+    return "raised" if standing.spent * 1000 < _limit_of(found, standing) * found.facts["permille"] else None
+
+
+def _limit_of(found: Episode, standing: Standing | None) -> int:
+    """What a threshold is measured by: the limit in force, for a shadow its own."""
+    limit: int = found.facts["limit"]
+    return limit if found.facts["shadow"] or standing is None or standing.limit is None else standing.limit

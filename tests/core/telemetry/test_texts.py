@@ -58,6 +58,8 @@ def test_every_alert_has_its_words():
         ("budget_threshold", {}, "Run R used $8.05 of $10.00: 80 % of budget each-run."),
         ("budget_threshold", {"account": "user/bob/tokens/2026-11-21", "unit": "tokens", "limit": 9000, "spent": 5625,
                               "permille": 625}, "User bob used 5,625 of 9,000 tokens: 62.5 % of budget each-run."),
+        ("budget_threshold", {"spent": 400 * NUSD, "permille": 500, "shadow": True},
+         "Run R used $400.00 of $10.00: 4,000 % of budget each-run; nothing stops it, the budget is a shadow."),
         ("burn_rate", {}, "Run R burns $52.10 an hour: $1.74 spent so far, $1,250.40 a day at this pace."),
         ("run_stopped", {}, "Run R was killed after $4.10: enough."),
         ("run_stopped", {"reason": ""}, "Run R was killed after $4.10."),

@@ -83,7 +83,7 @@ async def test_each_threshold_is_told_once_and_the_window_ends_it():
     assert [("firing", "Agent ann used $5.00 of $10.00: 50 % of budget each.")] == house.look()
     await house.call("S", 5 * NUSD, daily)
     assert [
-        ("firing", "Agent ann used $10.00 of $10.00: 80 % of budget each."),
+        ("firing", "Agent ann used $10.00 of $10.00: 100 % of budget each."),
         ("firing", "Agent ann used $10.00 of $10.00: 100 % of budget each."),
     ] == house.look()
     assert [] == house.sweep()
@@ -128,6 +128,8 @@ async def test_a_raised_limit_ends_the_thresholds_that_are_no_longer_reached():
     said = house.sweep(LOOK_S)
     assert 2 == len(said)
     assert all(summary.endswith("its limit was raised.") for _, summary in said)
+    (left,) = house.episodes.open.values()
+    assert "Run R used $5.00 of $8.00: 62 % of budget each." == texts.summary(left)  # what /api shows, and a repeat
     await house.store.end_run("R", "ended", "completed", None, 0.0)
     assert ["resolved"] == [status for status, _ in house.look()]
 
