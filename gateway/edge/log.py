@@ -41,8 +41,13 @@ ERRORS = frozenset(
         "projection_failed",
         "journal_forgotten",
         "reload_failed",
+        "true_up_failed",
+        "span_dropped",
+        "spans_rejected",
+        "content_lost",
     }
 )
+WARNINGS = frozenset({"warning", "notebook_moved", "drain_cut", "projections_cut", "supervisor_gone"})
 _SECRET = re.compile(
     r"(?i:bearer|basic)\s+[^\s,;\"']{6,}"
     r"|\b(?:sk|pk|rk|mbx|xai|gsk|pplx|csk)[-_][A-Za-z0-9._~-]{8,}"
@@ -66,7 +71,7 @@ class Log:
         """One line. Never raises: a full disk behind stderr must not break a call."""
         line: dict[str, Any] = {
             "at": rfc3339(self._clock.now()),
-            "level": "error" if event in ERRORS else "info",
+            "level": "error" if event in ERRORS else "warning" if event in WARNINGS else "info",
             "event": event,
         }
         if self._worker:

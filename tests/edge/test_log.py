@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.errors import StoreFailed
-from gateway.edge.log import Log, plain
+from gateway.edge.log import ERRORS, WARNINGS, Log, plain
 from tests.fakes import FakeClock
 
 
@@ -32,6 +33,16 @@ def test_a_line_has_its_instant_level_event_and_fields() -> None:
         "start", port=1, x=None
     )
     assert "error" == written("unexpected")["level"]
+    assert "warning" == written("warning")["level"]
+
+
+def test_whoever_reads_an_error_at_night_finds_it_in_a_page() -> None:
+    """Each event above news stands in a table: what happened, what to do. What is lost is an error, not news."""
+    root = Path(__file__).parents[2] / "docs"
+    pages = (root / "runbooks/README.md").read_text(encoding="utf-8") + (root / "telemetry.md").read_text("utf-8")
+    rows = "\n".join(line.split("|")[1] for line in pages.splitlines() if line.startswith("|"))
+    assert [] == sorted(event for event in ERRORS | WARNINGS if f"`{event}`" not in rows)
+    assert {"span_dropped", "spans_rejected", "content_lost", "true_up_failed", "journal_forgotten"} <= ERRORS
 
 
 def test_a_worker_says_which_it_is() -> None:
