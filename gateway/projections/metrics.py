@@ -53,6 +53,7 @@ class Metrics:
         self._file = file
         self._standings = Standings(shown.budgets, shown.zones)
         self._rendered_at: float | None = None
+        self._told_of: frozenset[str] = frozenset()  # projections that the file has
         for change in Changes(reading).of(reading.newest(standing.LATEST)):
             self._standings.note(change)
         self._load()
@@ -77,10 +78,14 @@ class Metrics:
     def tick(self, now: float) -> float:
         """See `ports.Projection`. Raises StoreFailed."""
         since = None if self._rendered_at is None else now - self._rendered_at
-        if since is None or since < 0 or since >= LATEST_S or (self._stale and since >= SOON_S):
+        others = frozenset(self._health.all())  # after a start they come one by one: without them counters are gone
+        if since is None or since < 0 or since >= LATEST_S or (self._is_news(others) and since >= SOON_S):
             self._write(self.text(now))
-            self._rendered_at, self._stale = now, False
+            self._rendered_at, self._stale, self._told_of = now, False, others
         return SOON_S
+
+    def _is_news(self, others: frozenset[str]) -> bool:
+        return self._stale or others != self._told_of
 
     def text(self, now: float) -> str:
         """Everything, as OpenMetrics. Raises StoreFailed."""

@@ -230,6 +230,20 @@ async def test_the_file_is_made_at_most_once_a_second_and_at_least_every_ten(tmp
     assert [0.0, 1.0, 3.0, 13.0, 23.0] == [round(at, 1) for at in made]
 
 
+async def test_a_projection_that_starts_later_is_shown_soon(tmp_path):
+    """After a restart counters of destinations and channels come back within a second, not with the next ten."""
+    health, file = Health(), tmp_path / "metrics.txt"
+    one = Metrics(SqliteNotebook(tmp_path / "m.sqlite3"), MemoryStore(lambda: AT).reading(), health, Shown(), file)
+    one.tick(AT)
+    health.tell("otlp-lab", sent=102)
+    one.tick(AT + 1)
+    assert 102 == total(file.read_text(), "meterbox_spans_exported_total", destination="lab")
+    written = file.stat().st_mtime_ns
+    health.tell("otlp-lab", sent=103)
+    one.tick(AT + 2)
+    assert written == file.stat().st_mtime_ns  # what it does is no news by itself: an idle gateway rests
+
+
 async def test_a_clock_that_steps_back_keeps_nobody_waiting(tmp_path):
     """An hour back: the file is made anew at once."""
     store = await Life(5).live(3)
