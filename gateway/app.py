@@ -44,7 +44,7 @@ from gateway.edge.follow import LOOK_S as FOLLOW_S
 from gateway.edge.follow import Follower
 from gateway.edge.keys import Keys, load_pepper
 from gateway.edge.leash import CONTROL, DATA, Leash, Said, Text
-from gateway.edge.listener import make_runner
+from gateway.edge.listener import make_runner, wind_up
 from gateway.edge.log import Log
 from gateway.edge.pool import PooledUpstream
 from gateway.edge.pricelist import PriceList
@@ -363,6 +363,7 @@ async def _listen(
 async def _shut(runner: web.ServerRunner) -> None:
     for site in list(runner.sites):
         await site.stop()
+    wind_up(runner)
 
 
 async def _open(

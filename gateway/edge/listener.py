@@ -57,6 +57,14 @@ def make_runner(
     return web.ServerRunner(_Listener(handle, log, most, head_s, taken_s), shutdown_timeout=SHUTDOWN_S)
 
 
+def wind_up(runner: web.ServerRunner) -> None:
+    """Nobody new comes in on what is open: a connection that rests is closed, one that serves is after its answer."""
+    assert runner.server is not None
+    for connection in runner.server.connections:
+        if isinstance(connection, _Connection):
+            connection.wind_up()
+
+
 class _Listener(web.Server):
     """Makes connections, and counts them."""
 
@@ -85,7 +93,7 @@ class _Listener(web.Server):
 class _Connection(web.RequestHandler):
     """One connection. What differs from aiohttp's: a limit on their number, a watch on slow heads, the error page."""
 
-    __slots__ = ("_body", "_end_timer", "_ever_paused", "_head_timer", "_listener")
+    __slots__ = ("_body", "_end_timer", "_ever_paused", "_head_timer", "_last", "_listener")
 
     def __init__(self, listener: _Listener, **named: Any) -> None:
         super().__init__(listener, **named)
@@ -93,6 +101,7 @@ class _Connection(web.RequestHandler):
         self._head_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
         self._body: StreamReader | None = None  # of the last request, until it has come whole
+        self._last = False  # no request after this one
         self._ever_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -135,6 +144,16 @@ class _Connection(web.RequestHandler):
             self._watch(True)  # neither a head's end nor a body's piece: a part of a head, whoever is served meanwhile
         if self._body is not None and self._body.is_eof():
             self._body = None
+            if self._last:
+                self.close()
+
+    def wind_up(self) -> None:
+        """Closes it as soon as nothing of a request is under way on it."""
+        self._last = True
+        if self._waiter is not None and not self._waiter.done():
+            self.force_close()
+        elif self._body is None:
+            self.close()  # after the answer; aiohttp takes nothing in from now on, so not while a body comes
 
     def pause_reading(self) -> None:
         """A body is too large to be taken in at once."""

@@ -46,9 +46,13 @@ class Tasks:
             task.cancel()
         if self._ticks:
             await asyncio.wait(tuple(self._ticks))
-        if self._running:
-            await asyncio.wait(tuple(self._running), timeout=timeout_s)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        while self._running and (time_left := until - loop.time()) > 0:  # what begins meanwhile is waited for, too
+            await asyncio.wait(tuple(self._running), timeout=time_left)
         left = tuple(self._running)
+        if left:
+            await asyncio.sleep(0)  # each has begun: cancelled before its first step, it could tell nobody
         for task in left:
             task.cancel()
         if left:

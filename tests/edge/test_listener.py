@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from gateway.core.errors import ConfigError
-from gateway.edge.listener import error_page, make_runner
+from gateway.edge.listener import error_page, make_runner, wind_up
 
 
 async def nothing(_request: web.BaseRequest) -> web.StreamResponse:
@@ -95,3 +95,41 @@ for soft, hard in ((64, 17_000), (64, 456), (40, 40)):
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     print(affordable(MOST_CONNECTIONS), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
+
+
+async def test_winding_up_lets_what_is_under_way_end_and_nobody_new_in() -> None:
+    """A connection that rests is closed at once; one that is being answered, or brings a body, after its answer."""
+    go, asked = asyncio.Event(), asyncio.Queue[str]()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        asked.put_nowait(request.path)
+        size = len(await request.content.read())
+        await go.wait()
+        return web.Response(text=f"{request.path} {size}")
+
+    runner = make_runner(answer, quiet)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    rests, served, brings = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+    try:
+        async with asyncio.timeout(10):
+            served[1].write(b"GET /served HTTP/1.1\r\nhost: x\r\n\r\n")
+            brings[1].write(b"POST /brings HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nabc")
+            assert {"/served", "/brings"} == {await asked.get(), await asked.get()}
+            assert runner.server is not None
+            while len(runner.server.connections) < 3:  # noqa: ASYNC110  accepted in the loop's own time
+                await asyncio.sleep(0.001)
+            await site.stop()
+            wind_up(runner)
+            assert b"" == await rests[0].read()
+            brings[1].write(b"def")
+            go.set()
+            said = [await reader.read() for reader, _ in (served, brings)]  # to the end of each connection
+            assert [b"/served 0", b"/brings 6"] == [one.partition(b"\r\n\r\n")[2] for one in said]
+            assert asked.empty()
+    finally:
+        for _, writer in (rests, served, brings):
+            writer.close()
+        await runner.cleanup()

@@ -57,6 +57,34 @@ async def test_a_drain_waits_for_work_and_cancels_what_is_left() -> None:
     assert [("drain_cut", {"tasks": 1, "names": "stuck"})] == lines
 
 
+async def test_a_drain_waits_for_what_begins_meanwhile() -> None:
+    """A call that comes on an open connection while others end isn't cut for it."""
+    kept, lines = tasks()
+
+    async def first() -> None:
+        await asyncio.sleep(0.01)
+        kept.start(asyncio.sleep(0.01), "second")
+
+    kept.start(first(), "first")
+    assert (0, []) == (await kept.drain(5), lines)
+
+
+async def test_what_a_drain_cuts_has_begun() -> None:
+    """Its `finally` runs, and whoever waits for its word gets it."""
+    kept, _ = tasks()
+    ended: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("told")
+
+    kept.start(work(), "walk")
+    assert 1 == await kept.drain(0)
+    assert ["told"] == ended
+
+
 async def test_a_tick_repeats_although_it_fails_and_stops_at_the_drain() -> None:
     """A failing tick is logged; the next one may do better."""
     kept, lines = tasks()
