@@ -58,13 +58,14 @@ def root_span(run: Run, note: Note, place: Place, end: dict[str, Any], parent: P
     """The run's episode, as it ended. `end`: what the journal's entry says; `parent`: where the run above it stands."""
     error = _error(run, note)
     ended = run.ended_at if run.ended_at is not None else run.last_at
+    above = ids.span_of(run.parent_span)
     links = () if parent is None else (Link(parent.trace_id, parent.root_id, {names.RUN_PARENT: parent.run_id}),)
     return Span(
         clipped(f"invoke_agent {run.agent}", NAME_MOST) if run.agent else "invoke_agent",
         "internal",
         place.trace_id,
         place.root_id,
-        ids.span_of(run.parent_span),
+        above if above != place.root_id else None,  # ids can be computed: a root above itself is no tree
         note.episode_at or run.episode_at or run.started_at,
         ended,
         kept({**identity(place, "invoke_agent"), **_totals(run, note, end, parent), names.ERROR_TYPE: error}),

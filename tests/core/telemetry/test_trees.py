@@ -51,6 +51,12 @@ def test_what_a_person_should_look_at_is_an_error(outcome, error):
     assert (None if error is None else f"{outcome}: why") == span.error
 
 
+@pytest.mark.parametrize(("told", "parent"), [("c" * 16, "c" * 16), (PLACE.root_id, None), ("0" * 16, None)])
+def test_a_root_hangs_below_its_callers_span_but_never_below_itself(told, parent):
+    """Ids derive from run ids, so that a caller may name the root itself in its traceparent."""
+    assert parent == root_span(run_of(parent_span=told), Note(), PLACE, {}, None).parent
+
+
 def test_a_judgement_says_no_secret():
     """Its comment is a person's text: redacted like any other, and odd scores are left out."""
     said = judged({"score": "nan", "comment": "my key sk-abcdefghijklmnopqrstuvwx failed"})
