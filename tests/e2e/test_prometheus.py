@@ -26,7 +26,8 @@ from tests.e2e.observing import Alertmanager, Prometheus, Receiver, missing, unt
 from tests.e2e.replay import Recorded
 from tests.play import NUSD, ROOT, Gateway
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(400)]
+# One loop for all: the fixture's provider lives on the loop of the module.
+pytestmark = [pytest.mark.server, pytest.mark.timeout(400), pytest.mark.asyncio(loop_scope="module")]
 
 SENT = """
 [projections.otlp.destinations.tempo]
