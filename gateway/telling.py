@@ -77,9 +77,9 @@ def _alerts(desk: Desk, rules: AlertRules, reading: Reading, notebook: SqliteNot
 
     made: list[Sender] = []
     if rules.channels:  # what they import takes as much memory as all the rest
-        from gateway.edge.channels import senders
+        from gateway.edge.channels import Heard, senders
 
-        made = senders(rules, desk.clock)
+        made = [Heard(sender, desk.log) for sender in senders(rules, desk.clock)]
     return Alerts((notebook, reading), rules, made, desk.health, desk.clock)
 
 

@@ -42,6 +42,32 @@ def senders(rules: AlertRules, clock: Clock) -> list[Sender]:
     return made
 
 
+class Heard:
+    """A channel of which the log says when it stops taking messages, once until its error changes, and when it goes on.
+
+    Implements outbox.Sender. Used by one thread at a time.
+    """
+
+    def __init__(self, sender: Sender, log: Callable[[str, dict[str, Any]], None]) -> None:
+        self.name = sender.name
+        self._sender, self._log = sender, log
+        self._why = ""
+
+    def send(self, message: Message, left_out: int) -> None:
+        """See `outbox.Sender`."""
+        try:
+            self._sender.send(message, left_out)
+        except Exception as failure:
+            why = str(failure) if isinstance(failure, UpstreamFailed) else type(failure).__name__
+            if why != self._why:
+                self._log("channel_failed", {"channel": self.name, "why": why})
+            self._why = why
+            raise
+        if self._why:
+            self._log("channel_recovered", {"channel": self.name})
+        self._why = ""
+
+
 # --------------------------------------------------------------------------- webhooks
 
 

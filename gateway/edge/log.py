@@ -45,6 +45,7 @@ ERRORS = frozenset(
         "span_dropped",
         "spans_rejected",
         "content_lost",
+        "channel_failed",
     }
 )
 WARNINGS = frozenset({"warning", "notebook_moved", "drain_cut", "projections_cut", "supervisor_gone"})

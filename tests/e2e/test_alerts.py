@@ -149,6 +149,9 @@ async def test_what_is_refused_and_killed_comes_with_the_same_id(tmp_path: Path,
         await asyncio.to_thread(gateway.post, "/api/runs/R/kill", {"reason": "enough"})
         await comes(lambda: len(receiver.posts) >= 2, "the first repeat")
         assert receiver.posts[1].at - receiver.posts[0].at <= 5.5
+        assert ("hook", "it answered 500") == tuple(
+            gateway.says("channel_failed")[0][word] for word in ("channel", "why")
+        )
         gateway.kill()
         receiver.answers = [200]
         before = len(receiver.posts)

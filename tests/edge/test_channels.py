@@ -22,7 +22,7 @@ from gateway.core.errors import ConfigError, UpstreamFailed
 from gateway.core.telemetry.episodes import Message
 from gateway.core.telemetry.settings import AlertRules, Channel
 from gateway.core.telemetry.webhook import trial
-from gateway.edge.channels import Messenger, Webhook, senders
+from gateway.edge.channels import Heard, Messenger, Webhook, senders
 from gateway.edge.clock import SystemClock
 from tests.receiver import SECRET, Receiver, receiving, verified
 
@@ -46,6 +46,24 @@ def hook(url: str, hosts: tuple[str, ...] = (), **more: Any) -> Webhook:
     """A webhook on a host that the file marks as local."""
     channel = Channel("hook", url, SECRET, earlier=more.pop("earlier", None), local=more.pop("local", True))
     return Webhook(channel, hosts, CLOCK, **more)
+
+
+def test_the_log_says_once_that_a_channel_takes_nothing_and_that_it_goes_on(receiver):
+    """A repeat with the same error is no news; another error is; without an error nothing is said. No address in it."""
+    lines: list[tuple[str, dict[str, Any]]] = []
+    heard = Heard(hook(receiver.url), lambda event, fields: lines.append((event, fields)))
+    receiver.answers = [200, 503, 503, 401, 200, 200]
+    for status in tuple(receiver.answers):
+        if status == 200:
+            heard.send(MESSAGE, 0)
+            continue
+        with pytest.raises(UpstreamFailed):
+            heard.send(MESSAGE, 0)
+    assert [
+        ("channel_failed", {"channel": "hook", "why": "it answered 503"}),
+        ("channel_failed", {"channel": "hook", "why": "it answered 401"}),
+        ("channel_recovered", {"channel": "hook"}),
+    ] == lines
 
 
 def test_a_webhook_is_posted_signed_with_both_secrets(receiver):
