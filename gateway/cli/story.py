@@ -46,8 +46,8 @@ class Facts:
 
     @property
     def refused(self) -> list[Item]:
-        """Calls that the gateway itself refused."""
-        return [call for call in self.calls if call["cost_source"] == "refused" and call["status"] is None]
+        """Calls that the gateway itself refused; one that reached no provider costs nothing either, and is none."""
+        return [call for call in self.calls if call["outcome"] == "refused" and call["status"] is None]
 
     @property
     def used_up(self) -> list[Item]:

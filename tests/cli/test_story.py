@@ -39,6 +39,14 @@ def test_what_happened() -> None:
     assert "Its last call, step 3 to small, 2 min 5 s ago: refused (insufficient_quota)." in said
 
 
+def test_a_call_that_reached_no_provider_was_not_refused_by_the_gateway() -> None:
+    """It costs nothing, as a refused one; but it is a failure, and told as one only."""
+    unsent = {**REFUSED, "outcome": "upstream_error", "reason": "upstream_connect"}
+    said = answers(calls=[call(1, "m", "0", **unsent)])
+    assert "; 0 refused by the gateway, 1 failed at the provider." in said[0]
+    assert "refused with" not in said[3]
+
+
 def test_what_it_cost() -> None:
     """Spent, held and limit are three numbers; what is a bound, its children's, or unknown is said."""
     calls = [
