@@ -48,13 +48,13 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://.+", re.IGNORECASE)
 _OWN_HEADERS = frozenset(
     {"host", "content-type", "content-length", "content-encoding", "connection", "transfer-encoding", "user-agent"}
 )
-# The headers without which a backend's own service takes nothing (telemetry-contract.md section 7).
+# The headers without which a backend's own service takes nothing (telemetry-contract.md section 7), as far as no preset
+# brings them (core/telemetry/presets.py): MLflow's experiment is 0 unless somebody names one.
 _NEEDED = {
     "langfuse": "authorization",
     "langsmith": "x-api-key",
     "datadog": "dd-api-key",
     "honeycomb": "x-honeycomb-team",
-    "mlflow": "x-mlflow-experiment-id",
 }
 
 _PREFIXES = {"langfuse": "/api/public/otel", "langsmith": "/otel"}  # of the path; without it they answer 404 for ever

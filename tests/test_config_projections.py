@@ -196,6 +196,7 @@ def test_what_is_worth_a_second_look_is_said(tmp_path):
     """A backend without its usual header or path, gRPC's port for HTTP, a webhook with no secret or a short one."""
     text = (
         destination('endpoint = "https://api.smith.langchain.com/otel"\npreset = "langsmith"')
+        + '[projections.otlp.destinations.brought]\nendpoint = "https://h"\npreset = "mlflow"\n'
         + '[projections.otlp.destinations.path]\nendpoint = "https://h"\npreset = "langfuse"\n'
         + 'headers = { Authorization = "Basic x" }\n[projections.otlp.destinations.port]\nendpoint = "http://127.0.0.1:4317"\n'
         + channel('url = "https://h"')
