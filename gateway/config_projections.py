@@ -49,7 +49,7 @@ _OWN_HEADERS = frozenset(
     {"host", "content-type", "content-length", "content-encoding", "connection", "transfer-encoding", "user-agent"}
 )
 # The headers without which a backend's own service takes nothing (telemetry-contract.md section 7), as far as no preset
-# brings them (core/telemetry/presets.py): MLflow's experiment is 0 unless somebody names one.
+# brings them (core/telemetry/spans/presets.py): MLflow's experiment is 0 unless somebody names one.
 _NEEDED = {
     "langfuse": "authorization",
     "langsmith": "x-api-key",

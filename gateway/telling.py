@@ -21,7 +21,7 @@ from gateway.core.errors import StoreFailed
 from gateway.core.ports import Projection, Reading
 from gateway.core.telemetry.health import Health
 from gateway.core.telemetry.settings import AlertRules, Destination, MetricRules, Telling
-from gateway.core.telemetry.spans import Section
+from gateway.core.telemetry.spans.span import Section
 from gateway.edge.clock import SystemClock
 from gateway.edge.projector import Driver, House, Opened, drive
 from gateway.stores.folder import METRICS_FILE, Folder
@@ -29,7 +29,7 @@ from gateway.stores.notebook import SqliteNotebook
 from gateway.stores.reader import LedgerReader
 
 if TYPE_CHECKING:
-    from gateway.core.telemetry.outbox import Sender
+    from gateway.core.telemetry.alerts.outbox import Sender
     from gateway.projections.otlp.projection import Around
 
 LOCK_LOOK_S = 0.5

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, Final, Protocol
 
 from gateway.cli.words import ahead, amount, count, harmless, moment, money, span
-from gateway.core.telemetry.texts import pasted
+from gateway.core.telemetry.alerts.texts import pasted
 
 Item = Mapping[str, Any]
 

@@ -14,7 +14,7 @@ import click
 from gateway.cli.control import Control, segment
 from gateway.cli.options import Verb, settings_of, show_json, with_config, with_json
 from gateway.cli.words import count, harmless
-from gateway.core.telemetry.texts import pasted
+from gateway.core.telemetry.alerts.texts import pasted
 
 _NAMED: Final = ("agent", "user")
 

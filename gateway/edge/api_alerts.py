@@ -16,11 +16,11 @@ import msgspec
 from gateway.core.errors import ConfigError, UpstreamFailed
 from gateway.core.ports import Clock, Reading
 from gateway.core.refusal import rfc3339
-from gateway.core.telemetry import texts
-from gateway.core.telemetry.episodes import Delivery, Episode
-from gateway.core.telemetry.outbox import Sender
+from gateway.core.telemetry.alerts import texts
+from gateway.core.telemetry.alerts.episodes import Delivery, Episode
+from gateway.core.telemetry.alerts.outbox import Sender
+from gateway.core.telemetry.alerts.webhook import trial
 from gateway.core.telemetry.settings import AlertRules
-from gateway.core.telemetry.webhook import trial
 from gateway.edge import api_alert_models as m
 from gateway.edge.channels import senders
 from gateway.stores.notebook import SqliteNotebook

@@ -2,7 +2,8 @@
 
 Invariant: a webhook goes to the configured host and no other: what is resolved is what is connected to, a redirect is a
 failure, no proxy of the environment is used, and it ends LIMIT_S after the look-up at the latest. Errors are sentences
-of ours: no URL, no secret, no body. What never enters: which alert is told, and when again (core/telemetry/outbox.py).
+of ours: no URL, no secret, no body. What never enters: which alert is told, and when again
+(core/telemetry/alerts/outbox.py).
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from urllib.parse import SplitResult, urlsplit
 
 from gateway.core.errors import ConfigError, UpstreamFailed
 from gateway.core.ports import Clock
-from gateway.core.telemetry import webhook
-from gateway.core.telemetry.episodes import Message
-from gateway.core.telemetry.outbox import Sender
+from gateway.core.telemetry.alerts import webhook
+from gateway.core.telemetry.alerts.episodes import Message
+from gateway.core.telemetry.alerts.outbox import Sender
 from gateway.core.telemetry.settings import AlertRules, Channel
 from gateway.edge.resolver import may_connect
 

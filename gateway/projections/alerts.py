@@ -2,7 +2,7 @@
 
 Invariant: episodes, what is to be told, and the cursor are one write of the notebook, and nothing is sent before that
 write: whatever kills the process, a message comes at least once and always with the id of its row. What never enters:
-what an alert means (core/telemetry/watch.py), how a channel is reached (a Sender is handed in), a wait for a channel.
+what an alert means (core/telemetry/alerts/watch.py), how a channel is reached (a Sender is handed in), a wait for one.
 
 A first start on an old ledger folds what is older than HISTORY_S without a message: last week's events page nobody.
 """
@@ -19,13 +19,13 @@ from msgspec import Struct
 
 from gateway.core.errors import UpstreamFailed
 from gateway.core.ports import Clock, Notebook, Reading
-from gateway.core.telemetry import texts
-from gateway.core.telemetry.episodes import MOST_DELIVERIES, Delivery, Episode, Episodes
+from gateway.core.telemetry.alerts import texts
+from gateway.core.telemetry.alerts.episodes import MOST_DELIVERIES, Delivery, Episode, Episodes
+from gateway.core.telemetry.alerts.outbox import Outbox, Row, Sender
+from gateway.core.telemetry.alerts.pace import Pace
+from gateway.core.telemetry.alerts.watch import Kept, Streak, Watch
 from gateway.core.telemetry.health import Health
-from gateway.core.telemetry.outbox import Outbox, Row, Sender
-from gateway.core.telemetry.pace import Pace
 from gateway.core.telemetry.settings import AlertRules
-from gateway.core.telemetry.watch import Kept, Streak, Watch
 from gateway.core.types import Entry
 
 HISTORY_S: Final = 3_600.0

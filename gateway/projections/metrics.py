@@ -16,14 +16,14 @@ from msgspec import Struct
 
 from gateway.core.errors import StoreFailed
 from gateway.core.ports import Notebook, Reading
-from gateway.core.telemetry import families, standing
 from gateway.core.telemetry.changes import Changes
-from gateway.core.telemetry.exposition import Page
-from gateway.core.telemetry.folding import Folding
 from gateway.core.telemetry.health import Health
+from gateway.core.telemetry.metrics import families, standing
+from gateway.core.telemetry.metrics.exposition import Page
+from gateway.core.telemetry.metrics.folding import Folding
+from gateway.core.telemetry.metrics.standing import Standings
 from gateway.core.telemetry.settings import MetricRules, Watched
-from gateway.core.telemetry.spans import Section
-from gateway.core.telemetry.standing import Standings
+from gateway.core.telemetry.spans.span import Section
 from gateway.core.types import Entry
 
 SOON_S: Final = 1.0  # between two renderings

@@ -14,13 +14,13 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.openmetrics.exposition import generate_latest
 
-from gateway.core.telemetry import families
-from gateway.core.telemetry.exposition import Page, Told
 from gateway.core.telemetry.health import Health
-from gateway.core.telemetry.series import Board, Exemplar
+from gateway.core.telemetry.metrics import families
+from gateway.core.telemetry.metrics.exposition import Page, Told
+from gateway.core.telemetry.metrics.series import Board, Exemplar
 from gateway.projections.metrics import Metrics, Shown
 from gateway.stores.notebook import SqliteNotebook
-from tests.core.telemetry.metering import Life, read
+from tests.core.telemetry.metrics.metering import Life, read
 from tests.ledgers import opened, sqlite
 
 ROUNDS = 7

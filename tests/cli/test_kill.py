@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from gateway.core.telemetry.texts import pasted
+from gateway.core.telemetry.alerts.texts import pasted
 from tests.cli.conftest import RUN
 
 

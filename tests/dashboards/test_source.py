@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dashboards.source.__main__ import texts
-from gateway.core.telemetry import families
+from gateway.core.telemetry.metrics import families
 from tests.dashboards.pages import FOLDER, INFINITY, PROMETHEUS, metrics, pages, panels, questions
 
 UIDS = {

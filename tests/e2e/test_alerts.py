@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from gateway.core.telemetry import webhook
-from gateway.core.telemetry.episodes import Message
+from gateway.core.telemetry.alerts import webhook
+from gateway.core.telemetry.alerts.episodes import Message
 from gateway.demo.provider import ScriptedProvider
 from tests.e2e.observing import Alertmanager, missing
 from tests.e2e.spending import call, chat, scripted

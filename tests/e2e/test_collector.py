@@ -23,7 +23,7 @@ from gateway.core.telemetry.health import Health
 from gateway.core.telemetry.settings import Destination
 from gateway.projections.otlp import Around, OtlpProjection
 from gateway.stores.notebook import SqliteNotebook
-from tests.core.telemetry.spanning import FULL, SECTIONS, World, asks, brings
+from tests.core.telemetry.spans.spanning import FULL, SECTIONS, World, asks, brings
 from tests.otlp import OtlpServer
 from tests.play import ROOT, SHARED
 

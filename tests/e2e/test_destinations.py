@@ -17,7 +17,7 @@ from pathlib import Path
 from gateway.core.errors import StoreFailed
 from gateway.demo.provider import ScriptedProvider
 from gateway.stores.notebook import SqliteNotebook
-from tests.core.telemetry.metering import total
+from tests.core.telemetry.metrics.metering import total
 from tests.e2e.faulty import filled, small_disk
 from tests.e2e.spending import call, chat, scripted
 from tests.otlp import OtlpServer, always

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.telemetry import families
-from gateway.core.telemetry.exposition import CONTENT_TYPE
+from gateway.core.telemetry.metrics import families
+from gateway.core.telemetry.metrics.exposition import CONTENT_TYPE
 from gateway.demo.provider import ScriptedProvider
-from tests.core.telemetry.metering import read, samples, total
+from tests.core.telemetry.metrics.metering import read, samples, total
 from tests.e2e.observing import until
 from tests.e2e.spending import call, chat, scripted
 from tests.play import ROOT, Gateway, nusd

@@ -20,7 +20,7 @@ import pytest
 from gateway.core.ledger.reading import laid_over
 from gateway.demo.provider import ScriptedProvider
 from gateway.stores.reader import LedgerReader
-from tests.core.telemetry.metering import total
+from tests.core.telemetry.metrics.metering import total
 from tests.e2e.loading import ledger_nusd, scripted, work
 from tests.e2e.spending import call, chat
 from tests.otlp import OtlpServer, plain

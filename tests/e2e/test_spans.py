@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gateway.core.telemetry import ids, names
+from gateway.core.telemetry import names
+from gateway.core.telemetry.spans import ids
 from gateway.demo.provider import ScriptedProvider
 from tests.e2e.spending import CHAT, MESSAGES, call, chat, messages
 from tests.otlp import OtlpServer, plain

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.core.errors import UpstreamFailed
-from gateway.core.telemetry.episodes import Message
+from gateway.core.telemetry.alerts.episodes import Message
 from gateway.core.telemetry.health import Health
 from gateway.core.telemetry.settings import AlertRules, Channel
 from gateway.edge import api_alert_models as m

@@ -19,9 +19,9 @@ import pytest
 import trustme
 
 from gateway.core.errors import ConfigError, UpstreamFailed
-from gateway.core.telemetry.episodes import Message
+from gateway.core.telemetry.alerts.episodes import Message
+from gateway.core.telemetry.alerts.webhook import trial
 from gateway.core.telemetry.settings import AlertRules, Channel
-from gateway.core.telemetry.webhook import trial
 from gateway.edge.channels import Heard, Messenger, Webhook, senders
 from gateway.edge.clock import SystemClock
 from tests.receiver import SECRET, Receiver, receiving, verified

@@ -16,11 +16,11 @@ import msgspec
 import pytest
 
 from gateway.core.errors import UpstreamFailed
-from gateway.core.telemetry.episodes import Message
+from gateway.core.telemetry.alerts.episodes import Message
+from gateway.core.telemetry.alerts.outbox import GIVE_UP_S, MOST_ROWS, Row, Sender
+from gateway.core.telemetry.alerts.webhook import trial
 from gateway.core.telemetry.health import Health
-from gateway.core.telemetry.outbox import GIVE_UP_S, MOST_ROWS, Row, Sender
 from gateway.core.telemetry.settings import AlertRules, Channel
-from gateway.core.telemetry.webhook import trial
 from gateway.edge.channels import Webhook, senders
 from gateway.edge.clock import SystemClock
 from gateway.projections.alerts import BEHIND_S, HISTORY_S, PASSED_MOST, Alerts, Courier, Result

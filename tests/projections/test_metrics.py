@@ -12,16 +12,16 @@ from msgspec import structs
 
 from gateway.core.errors import StoreFailed
 from gateway.core.presets import PRESETS
-from gateway.core.telemetry import families
-from gateway.core.telemetry.families import NONE
 from gateway.core.telemetry.health import Health
+from gateway.core.telemetry.metrics import families
+from gateway.core.telemetry.metrics.families import NONE
 from gateway.core.telemetry.settings import MetricRules, Watched
-from gateway.core.telemetry.spans import Section
+from gateway.core.telemetry.spans.span import Section
 from gateway.projections.metrics import Metrics, Shown
 from gateway.rules.budget import Budget
 from gateway.stores.memory import MemoryStore
 from gateway.stores.notebook import SqliteNotebook
-from tests.core.telemetry.metering import Life, cut, read, samples, total
+from tests.core.telemetry.metrics.metering import Life, cut, read, samples, total
 from tests.fakes import Scripted
 from tests.ledgers import charge, exchange, facts, opened, order, sqlite
 from tests.walking import DOLLAR, World, provider

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.core.capture import FAMILIES
-from gateway.core.telemetry import messages
+from gateway.core.telemetry.spans import messages
 from gateway.core.wire import content
 from tests.wire.recorded import exchanges
 

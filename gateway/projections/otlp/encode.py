@@ -27,7 +27,7 @@ from opentelemetry.trace import (
 )
 
 from gateway.core.telemetry import names
-from gateway.core.telemetry.spans import Record, Span, nanos
+from gateway.core.telemetry.spans.span import Record, Span, nanos
 
 _KINDS: Final = {"internal": SpanKind.INTERNAL, "client": SpanKind.CLIENT}
 _LOUD: Final = {"INFO": SeverityNumber.INFO, "WARN": SeverityNumber.WARN, "ERROR": SeverityNumber.ERROR}

@@ -16,11 +16,12 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from gateway.core.errors import ConfigError
 from gateway.core.ports import Notebook, Reading
-from gateway.core.telemetry import names, presets
+from gateway.core.telemetry import names
 from gateway.core.telemetry.health import Health
 from gateway.core.telemetry.settings import Destination
-from gateway.core.telemetry.spans import Record, Section, Span, Wishes
-from gateway.core.telemetry.weave import Weaver, Woven
+from gateway.core.telemetry.spans import presets
+from gateway.core.telemetry.spans.span import Record, Section, Span, Wishes
+from gateway.core.telemetry.spans.weave import Weaver, Woven
 from gateway.core.types import Entry
 from gateway.projections.otlp.answer import Answer, Never
 from gateway.projections.otlp.encode import Encoder

@@ -6,7 +6,7 @@ from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.trace import StatusCode
 
-from gateway.core.telemetry.spans import Event, Link, Record, Span
+from gateway.core.telemetry.spans.span import Event, Link, Record, Span
 from gateway.projections.otlp.encode import Encoder
 from tests.otlp import plain
 

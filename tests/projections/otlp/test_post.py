@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from gateway.core.errors import ConfigError, UpstreamFailed
 from gateway.core.telemetry.settings import Destination
-from gateway.core.telemetry.spans import Record, Span
+from gateway.core.telemetry.spans.span import Record, Span
 from gateway.projections.otlp import post
 from gateway.projections.otlp.answer import Never, Taken
 from gateway.projections.otlp.encode import Encoder

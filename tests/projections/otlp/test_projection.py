@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from gateway.core.errors import ConfigError, UpstreamFailed
-from gateway.core.telemetry import ids, weave
 from gateway.core.telemetry.health import Health
 from gateway.core.telemetry.settings import Destination
+from gateway.core.telemetry.spans import ids, weave
 from gateway.core.types import Exchange
 from gateway.projections.otlp import Around, OtlpProjection, projection
 from gateway.stores.memory import MemoryStore
 from gateway.stores.notebook import SqliteNotebook
-from tests.core.telemetry.spanning import AT, FULL, SECTIONS, World, asks, brings
+from tests.core.telemetry.spans.spanning import AT, FULL, SECTIONS, World, asks, brings
 from tests.otlp import OtlpServer, always
 from tests.play import free_port
 

@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as tra
 
 from gateway.core.errors import UpstreamFailed  # noqa: E402
 from gateway.core.telemetry.settings import Destination  # noqa: E402
-from gateway.core.telemetry.spans import Record, Span  # noqa: E402
+from gateway.core.telemetry.spans.span import Record, Span  # noqa: E402
 from gateway.projections.otlp.answer import Never, Taken  # noqa: E402
 from gateway.projections.otlp.encode import Encoder  # noqa: E402
 from gateway.projections.otlp.rpc import Rpc  # noqa: E402

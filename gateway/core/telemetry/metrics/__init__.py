@@ -1,0 +1,1 @@
+"""The journal as counters, histograms and gauges, and their text. Pure."""

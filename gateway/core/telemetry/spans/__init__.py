@@ -1,0 +1,1 @@
+"""The journal as spans: ids, names of spans, their attributes, what each backend reads. Pure."""
