@@ -35,7 +35,7 @@ from gateway.core.step import begin
 from gateway.core.wire.asked import read_asked
 from gateway.dialects import openai_chat
 from tests.bench import wire
-from tests.bench.lanes import GATEWAY_CORE, Lane, free_port, process, wait_port
+from tests.bench.lanes import CONFIG, GATEWAY_CORE, NO_TELEMETRY, Lane, free_port, process, wait_port
 from tests.bench.run import body, quantile, request
 from tests.bench.steps import Rooms
 
@@ -50,23 +50,6 @@ NOTHING: dict[str, Any] = {
 }  # fmt: skip
 FULL = "proxy at full speed, us of CPU"
 SIDES = ("off", "on", "trouble")
-CONFIG = """
-[server]
-port = {port}
-[providers.fast]
-preset = "openai"
-base_url = "http://127.0.0.1:{fast}"
-[providers.slow]
-preset = "openai"
-base_url = "http://127.0.0.1:{slow}"
-[[budgets]]
-name = "bench"
-scope = "run"
-usd = 900000
-[stores.sqlite]
-path = "{state}/ledger.db"
-"""
-OFF = "[projections.metrics]\nenabled = false\n[projections.alerts]\nenabled = false\n"
 ON = (
     '[projections.otlp.destinations.lab]\nendpoint = "http://127.0.0.1:{take}"\n'
     '[projections.alerts.channels.hook]\nurl = "http://127.0.0.1:{take}/hook"\n'
@@ -184,7 +167,7 @@ def sides(state: Path, cores: Iterable[int]) -> Iterator[list[Side]]:
         for name in SIDES:
             own, take, folder = free_port(), port["fast"] if name != "trouble" else free_port(), state / name
             folder.mkdir()
-            text = (CONFIG + (OFF if name == "off" else ON)).format(port=own, state=folder, take=take, **port)
+            text = (CONFIG + (NO_TELEMETRY if name == "off" else ON)).format(port=own, state=folder, take=take, **port)
             (folder / "meterbox.toml").write_text(text)
             command = [sys.executable, "-m", "gateway", "serve", "--config", str(folder / "meterbox.toml")]
             started = stack.enter_context(process(command, GATEWAY_CORE, folder / "gateway.log"))
