@@ -18,7 +18,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from gateway.core.errors import MeterboxError, UpstreamFailed
+from gateway.core.errors import MeterboxError, StoreFailed, UpstreamFailed
 from gateway.core.ports import Clock, Projection, Reading
 from gateway.core.telemetry.health import Health
 from gateway.core.types import Entry
@@ -31,10 +31,6 @@ MOST_PAUSE_S = 30.0
 MOST_ASKED_S = 300.0  # a Retry-After above is kept to so long
 LEAST_TICK_S, MOST_TICK_S = 0.05, 60.0
 LAST_S = 3.0  # at the end: what came last is told, if that goes in so long
-
-
-class Stuck(MeterboxError):
-    """A batch was taken, and the cursor did not move."""
 
 
 class Opened(Struct, frozen=True):
@@ -153,14 +149,14 @@ class Driver:
         self._tell_backlog(base, newest, entries)
         if not entries:
             if 0 < newest < base:
-                raise Stuck(
+                raise StoreFailed(
                     f"its cursor {base} is ahead of the journal's end {newest}: is this another ledger, or an older "
                     "copy of it? See docs/telemetry.md, rebuilding"
                 )
             return LOOK_S
         projection.apply(entries)
         if projection.cursor <= base:
-            raise Stuck(f"entry {entries[0].seq}: taken, and the cursor stayed at {base}")
+            raise StoreFailed(f"entry {entries[0].seq}: taken, and the cursor stayed at {base}")
         self._miss(base, [entry for entry in entries if entry.seq <= projection.cursor])
         self._batch = ()
         self._tell_backlog(projection.cursor, newest, entries[-1:] if projection.cursor < newest else ())
