@@ -183,17 +183,19 @@ async def test_pydantic_ai_finishes_a_tool_loop(gateway: Gateway, provider: Scri
     """pydantic-ai over both wires."""
     pydantic_ai = pytest.importorskip("pydantic_ai")
     model: Any
+    client: Any
     if wire == "openai":
         from pydantic_ai.models.openai import OpenAIChatModel
         from pydantic_ai.providers.openai import OpenAIProvider
 
-        model = OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=f"{gateway.url}/v1", api_key="sk-x"))
+        client = openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="sk-x")
+        model = OpenAIChatModel(MODEL, provider=OpenAIProvider(openai_client=client))
     else:
         from pydantic_ai.models.anthropic import AnthropicModel
         from pydantic_ai.providers.anthropic import AnthropicProvider
 
-        own = anthropic.AsyncAnthropic(base_url=gateway.url, api_key="sk-x")
-        model = AnthropicModel(CLAUDE, provider=AnthropicProvider(anthropic_client=own))
+        client = anthropic.AsyncAnthropic(base_url=gateway.url, api_key="sk-x")
+        model = AnthropicModel(CLAUDE, provider=AnthropicProvider(anthropic_client=client))
     agent = pydantic_ai.Agent(model)
 
     @agent.tool_plain
@@ -201,7 +203,8 @@ async def test_pydantic_ai_finishes_a_tool_loop(gateway: Gateway, provider: Scri
         """Looks something up."""
         return "found"
 
-    result = await agent.run("find it")
+    async with client:  # a loop ends with no connection open
+        result = await agent.run("find it")
     assert result.output
     await asyncio.to_thread(one_run, gateway, 3)
 
